@@ -1,0 +1,1 @@
+"""What we were told: typed stores with indexes, and for each controller the objects that changed since it last looked."""

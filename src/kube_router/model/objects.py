@@ -1,0 +1,254 @@
+"""Kubernetes objects with only the fields that we use, parsed and canonical.
+
+`codec/objects.py` builds these from API JSON and refuses what does not parse; past it, an address is a canonical string
+(kit/net.py), a missing tri-state condition has the meaning that the API gives it, and a tuple is never None unless the
+docstring says what None means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import NamedTuple
+
+import msgspec
+
+
+class Kind(Enum):
+    """Kinds of object that the cache holds; the first six come from the API server."""
+
+    NODE = "Node"
+    POD = "Pod"
+    SERVICE = "Service"
+    ENDPOINT_SLICE = "EndpointSlice"
+    NETWORK_POLICY = "NetworkPolicy"
+    NAMESPACE = "Namespace"
+    INTERFACE = "Interface"  # links of this host, with their addresses, from netlink
+    BEST_PATH = "BestPath"  # what the BGP speaker chose, from its watch stream
+
+
+class Name(NamedTuple):
+    """Namespace and name; the namespace is empty for cluster-wide kinds."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+class Ref(NamedTuple):
+    """One object of one kind."""
+
+    kind: Kind
+    name: Name
+
+    def __str__(self) -> str:
+        return f"{self.kind.value} {self.name}"
+
+
+class Node(msgspec.Struct, frozen=True):
+    """v1 Node. `addresses`: InternalIPs in order, then ExternalIPs; host names left out."""
+
+    name: Name
+    uid: str = ""
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    pod_cidrs: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    provider_id: str = ""
+    unschedulable: bool = False
+
+
+class ContainerPort(msgspec.Struct, frozen=True):
+    """A named container port: what a policy's port name resolves to. Protocol is upper case."""
+
+    name: str
+    protocol: str
+    port: int
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """v1 Pod. `ips`: every address of status.podIPs, else status.podIP. `ports`: named ports of containers and init sidecars."""
+
+    name: Name
+    uid: str = ""
+    labels: Mapping[str, str] = {}
+    node_name: str = ""
+    phase: str = ""
+    host_network: bool = False
+    ips: tuple[str, ...] = ()
+    host_ip: str = ""
+    ports: tuple[ContainerPort, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """No process of it runs any more, so its address may serve another pod."""
+        return self.phase in ("Succeeded", "Failed")
+
+
+class ServicePort(msgspec.Struct, frozen=True):
+    """One port of a Service. Protocol is "TCP", "UDP" or "SCTP"; `node_port` 0 means none."""
+
+    name: str
+    protocol: str
+    port: int
+    node_port: int = 0
+
+
+class Ingress(msgspec.Struct, frozen=True):
+    """One address of status.loadBalancer.ingress; `mode` is "VIP" or "Proxy"."""
+
+    address: str
+    mode: str = "VIP"
+
+
+class Service(msgspec.Struct, frozen=True):
+    """v1 Service. `created`: creationTimestamp text (RFC 3339 sorts as text). Policies are "Cluster" or "Local"."""
+
+    name: Name
+    uid: str = ""
+    created: str = ""
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    type: str = "ClusterIP"
+    cluster_ips: tuple[str, ...] = ()
+    external_ips: tuple[str, ...] = ()
+    ingress: tuple[Ingress, ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+    affinity_timeout: int = 0  # seconds; 0 = no ClientIP affinity
+    internal_policy: str = "Cluster"
+    external_policy: str = "Cluster"
+    health_check_node_port: int = 0
+    load_balancer_class: str = ""
+    source_ranges: tuple[str, ...] = ()
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One endpoint of a slice, conditions read as the API says (absent ready and serving mean true, absent terminating false)."""
+
+    addresses: tuple[str, ...]
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    node_name: str = ""
+    zone: str = ""
+    hint_zones: tuple[str, ...] = ()
+    hint_nodes: tuple[str, ...] = ()
+
+
+class EndpointPort(msgspec.Struct, frozen=True):
+    """One port of a slice; `port` 0 means all ports (never usable by a proxy)."""
+
+    name: str
+    protocol: str
+    port: int
+
+
+class EndpointSlice(msgspec.Struct, frozen=True):
+    """discovery.k8s.io/v1 EndpointSlice. `service`: the Service it belongs to, from its label."""
+
+    name: Name
+    service: Name
+    endpoints: tuple[Endpoint, ...] = ()
+    ports: tuple[EndpointPort, ...] = ()
+
+
+class Requirement(msgspec.Struct, frozen=True):
+    """One expression of a label selector: operator is In, NotIn, Exists or DoesNotExist; values are sorted."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+class Selector(msgspec.Struct, frozen=True, order=True):
+    """A label selector as sorted requirements (matchLabels become In with one value); no requirement selects everything."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether labels satisfy every requirement (apimachinery labels.Requirement: NotIn also matches an absent key)."""
+        for r in self.requirements:
+            if r.operator == "In":
+                if labels.get(r.key) not in r.values:
+                    return False
+            elif r.operator == "NotIn":
+                if labels.get(r.key) in r.values:
+                    return False
+            elif (r.key in labels) != (r.operator == "Exists"):
+                return False
+        return True
+
+
+class IPBlock(msgspec.Struct, frozen=True):
+    """An address range less its exceptions, all canonical CIDRs."""
+
+    cidr: str
+    excepts: tuple[str, ...] = ()
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """One policy peer: either a block, or pods by selectors. `namespaces` None means the policy's own namespace."""
+
+    pods: Selector = Selector()
+    namespaces: Selector | None = None
+    block: IPBlock | None = None
+
+
+class PolicyPort(msgspec.Struct, frozen=True):
+    """One port entry: `port` None means every port of the protocol; a string is a port name; `end_port` 0 means no range."""
+
+    protocol: str = "TCP"
+    port: int | str | None = None
+    end_port: int = 0
+
+
+class PolicyRule(msgspec.Struct, frozen=True):
+    """One ingress or egress rule; empty `peers` means everyone, empty `ports` every port of every protocol."""
+
+    peers: tuple[Peer, ...] = ()
+    ports: tuple[PolicyPort, ...] = ()
+
+
+class NetworkPolicy(msgspec.Struct, frozen=True):
+    """networking.k8s.io/v1 NetworkPolicy. `ingress`/`egress` None: the policy does not cover that direction."""
+
+    name: Name
+    uid: str = ""
+    pods: Selector = Selector()
+    ingress: tuple[PolicyRule, ...] | None = None
+    egress: tuple[PolicyRule, ...] | None = None
+
+
+class Namespace(msgspec.Struct, frozen=True):
+    """v1 Namespace."""
+
+    name: Name
+    labels: Mapping[str, str] = {}
+
+
+class Interface(msgspec.Struct, frozen=True):
+    """A link of this host. `addresses`: "address/prefix length" as configured, host bits kept."""
+
+    name: Name
+    index: int = 0
+    kind: str = ""
+    up: bool = True
+    mtu: int = 0
+    addresses: tuple[str, ...] = ()
+
+
+class BestPath(msgspec.Struct, frozen=True):
+    """A prefix that the speaker learned, and the next hops of its best path(s). The name is the prefix."""
+
+    name: Name
+    next_hops: tuple[str, ...] = ()
+
+    @property
+    def prefix(self) -> str:
+        """The destination, a canonical CIDR."""
+        return self.name.name
+
+
+Object = Node | Pod | Service | EndpointSlice | NetworkPolicy | Namespace | Interface | BestPath

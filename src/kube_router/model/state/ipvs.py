@@ -1,0 +1,40 @@
+"""IPVS services and destinations (include/uapi/linux/ip_vs.h)."""
+
+from __future__ import annotations
+
+from kube_router.model.state import Key, Value
+
+
+class VirtualServerKey(Key, frozen=True):
+    """A service by address, or by firewall mark (then address "", protocol 0 and port 0, and `family` tells which).
+    `protocol` is the IP protocol number (6, 17, 132)."""
+
+    address: str
+    protocol: int
+    port: int
+    mark: int = 0
+    family: int = 4
+
+
+class VirtualServer(Value, frozen=True):
+    """Scheduler name, flag bits (persistent 0x1, hashed is the kernel's own), persistence in seconds and prefix length of its netmask."""
+
+    scheduler: str = "rr"
+    flags: int = 0
+    timeout: int = 0
+    prefix: int = 32
+
+
+class DestinationKey(Key, frozen=True):
+    """A real server of a service."""
+
+    server: VirtualServerKey
+    address: str
+    port: int
+
+
+class Destination(Value, frozen=True):
+    """Weight, and forwarding method: 0 masquerade, 2 tunnel (IP_VS_CONN_F_FWD_MASK)."""
+
+    weight: int = 1
+    forward: int = 0

@@ -1,0 +1,76 @@
+"""Links, addresses, routes and sysctls of the node."""
+
+from __future__ import annotations
+
+from kube_router.model.state import Key, Value
+
+
+class LinkKey(Key, frozen=True):
+    """A network link by name."""
+
+    name: str
+
+
+class Link(Value, frozen=True):
+    """`kind`: "bridge" or "dummy" (rtnetlink IFLA_INFO_KIND). `mtu` 0 leaves the MTU to the kernel. Links of ours are always up."""
+
+    kind: str
+    mtu: int = 0
+
+
+class AddressKey(Key, frozen=True):
+    """An address on a link; `prefix` is the canonical address with its length, host bits kept ("10.233.0.1/32")."""
+
+    link: str
+    prefix: str
+
+
+class Address(Value, frozen=True):
+    """`scope`: "link" or "global" (IPv4 only; the kernel chooses it for IPv6). `source` "" or the preferred source that the address's
+    local route (table local, scope host) must carry, so that the host talks to the address with the node's own address."""
+
+    scope: str = "link"
+    source: str = ""
+
+
+class RouteKey(Key, frozen=True):
+    """A route of ours to a prefix; `table` is the routing table's number (254 main)."""
+
+    prefix: str
+    table: int = 254
+
+
+class Route(Value, frozen=True):
+    """`gateways`: sorted next hops, several make one multipath route; `link` "" leaves the link to the gateway's own route."""
+
+    gateways: tuple[str, ...] = ()
+    link: str = ""
+    source: str = ""
+
+
+class SysctlKey(Key, frozen=True):
+    """A sysctl by its path below /proc/sys ("net/ipv4/vs/conntrack")."""
+
+    path: str
+
+
+class Sysctl(Value, frozen=True):
+    """`only_if`: write only when the present value is one of these; empty writes whenever it differs."""
+
+    value: str
+    only_if: tuple[str, ...] = ()
+
+
+class FileKey(Key, frozen=True):
+    """A file that we share with its other editors (the CNI configuration)."""
+
+    path: str
+
+
+class CniConfig(Value, frozen=True):
+    """What we manage in a CNI network configuration: the pod ranges of the bridge plugin's host-local IPAM and its MTU (0: not ours).
+    All other keys of the file belong to whoever wrote them and stay."""
+
+    ranges: tuple[str, ...]
+    mtu: int = 0
+    bridge: str = "kube-bridge"

@@ -1,0 +1,168 @@
+"""What items want, what that comes to, and what the targets hold.
+
+One ledger per controller. Several items may want the same key (two Services share a VIP, twenty pods are members of one
+set): the key stays while one of them wants it. If they want different values, the lowest `(priority, item)` wins,
+whatever the order in which they came; so the merged state depends on the items alone.
+
+`held` is knowledge, not memory of intent: it is filled by observing a target and by changes that the target
+acknowledged. A key is dirty while merged and held differ or while what is held is unknown. Nothing here reads a clock,
+writes a log or knows what a key means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
+
+from kube_router.model.state import Change, Key, Value
+
+Item = Hashable
+Priority = tuple[Any, ...]
+
+
+class Ledger:
+    """State of one controller, per item and merged."""
+
+    def __init__(self) -> None:
+        self._wants: dict[Item, Mapping[Key, Value]] = {}
+        self._priority: dict[Item, Priority] = {}
+        # A key's only item, or a set of its items: nearly all keys have one, and a set each would double the memory.
+        self._owners: dict[Key, Item | set[Item]] = {}
+        self._merged: dict[Key, Value] = {}
+        self._held: dict[Key, Value] = {}
+        self._dirty: set[Key] = set()
+        self._distrusted: set[type[Key]] = set()
+
+    # -- wanting ------------------------------------------------------------------------------------------------------
+
+    def want(self, item: Item, state: Mapping[Key, Value], priority: Priority = ()) -> None:
+        """Replace all that the item wants; an empty mapping forgets the item. Costs the size of the item."""
+        before: Mapping[Key, Value] = self._wants.get(item, {})
+        same_priority = self._priority.get(item, ()) == priority
+        if before == state and same_priority:
+            return
+        if state:
+            self._wants[item] = state
+            self._priority[item] = priority
+        else:
+            self._wants.pop(item, None)
+            self._priority.pop(item, None)
+        for key in before.keys() - state.keys():
+            self._release(key, item)
+        for key, value in state.items():
+            if key not in before:
+                self._claim(key, item)
+            elif same_priority and before[key] == value:
+                continue
+            self._merge(key)
+
+    def items(self) -> Iterable[Item]:
+        """Items that want anything."""
+        return self._wants.keys()
+
+    def owners(self, key: Key) -> tuple[Item, ...]:
+        """Items that want the key, the winning one first."""
+        owner = self._owners.get(key)
+        if owner is None:
+            return ()
+        if isinstance(owner, set):
+            return tuple(sorted(owner, key=self._rank))
+        return (owner,)
+
+    @property
+    def merged(self) -> Mapping[Key, Value]:
+        """The whole desired state."""
+        return self._merged
+
+    @property
+    def held(self) -> Mapping[Key, Value]:
+        """What the targets are known to hold, where they are trusted."""
+        return self._held
+
+    def _rank(self, item: Item) -> tuple[Priority, str]:
+        return self._priority.get(item, ()), repr(item)
+
+    def _claim(self, key: Key, item: Item) -> None:
+        owner = self._owners.get(key)
+        if owner is None:
+            self._owners[key] = item
+        elif isinstance(owner, set):
+            owner.add(item)
+        else:
+            self._owners[key] = {owner, item}
+
+    def _release(self, key: Key, item: Item) -> None:
+        owner = self._owners.get(key)
+        if isinstance(owner, set):
+            owner.discard(item)
+            if len(owner) == 1:
+                self._owners[key] = next(iter(owner))
+        else:
+            self._owners.pop(key, None)
+        self._merge(key)
+
+    def _merge(self, key: Key) -> None:
+        owners = self.owners(key)
+        if owners:
+            value = self._wants[owners[0]].get(key)
+            if value is not None:
+                self._merged[key] = value
+        else:
+            self._merged.pop(key, None)
+        self._mark(key)
+
+    def _mark(self, key: Key) -> None:
+        if self._merged.get(key) == self._held.get(key):
+            self._dirty.discard(key)
+        else:
+            self._dirty.add(key)
+
+    # -- holding ------------------------------------------------------------------------------------------------------
+
+    def pending(self) -> list[Change]:
+        """Changes that would make the targets hold what is wanted; keys of distrusted kinds are left out."""
+        held, merged = self._held, self._merged
+        return [Change(key, held.get(key), merged.get(key)) for key in self._dirty if type(key) not in self._distrusted]
+
+    def commit(self, done: Iterable[Change]) -> None:
+        """These changes were acknowledged."""
+        for change in done:
+            if change.after is None:
+                self._held.pop(change.key, None)
+            else:
+                self._held[change.key] = change.after
+            self._mark(change.key)
+
+    def distrust(self, kinds: Iterable[type[Key]]) -> None:
+        """What the targets hold of these kinds is unknown until it is observed."""
+        self._distrusted.update(kinds)
+
+    @property
+    def distrusted(self) -> frozenset[type[Key]]:
+        """Kinds to observe before anything of them is written."""
+        return frozenset(self._distrusted)
+
+    def observe(self, kinds: Iterable[type[Key]], actual: Mapping[Key, Value]) -> list[Key]:
+        """Take `actual` for all that is held of these kinds; returns the keys that had drifted from what was held.
+
+        Kinds that were distrusted have no drift: nobody knew what they held.
+        """
+        of = frozenset(kinds)
+        drifted = [
+            key
+            for key in {k for k in self._held if type(k) in of} | actual.keys()
+            if type(key) not in self._distrusted and self._held.get(key) != actual.get(key)
+        ]
+        known = {k for k in self._held if type(k) in of}
+        for key in known:
+            del self._held[key]
+        self._held.update(actual)
+        self._distrusted -= of
+        self._remark(lambda key: type(key) in of, known | actual.keys())
+        return drifted
+
+    def _remark(self, concerned: Callable[[Key], bool], held: Iterable[Key]) -> None:
+        for key in [k for k in self._merged if concerned(k)]:
+            self._mark(key)
+        for key in held:
+            self._mark(key)

@@ -1,0 +1,114 @@
+"""How we know, after a restart with no memory, what is ours, and which controller answers for it.
+
+| kind of state        | ours when                                                                                   |
+|----------------------|---------------------------------------------------------------------------------------------|
+| link                 | its name is one of ours                                                                     |
+| address              | it is on `kube-dummy-if`, which is ours alone, and not link-local                           |
+| route                | its protocol number is 17 in a table of ours                                                |
+| sysctl, file         | never: others share them; we only say which values or parts we want                         |
+| set                  | its name is one of ours, or has a prefix of ours (IPv6 twins carry "inet6:" before it)       |
+| chain                | its name is one of ours, or has a prefix of ours                                            |
+| jump                 | it leads to a chain of ours                                                                 |
+| IPVS service         | its address is in our sets or the original's, when we start; or we made it since            |
+| speaker              | its configuration is ours as a whole: the sidecar serves nobody else                        |
+
+Everything else is invisible: never listed in a plan, never written, never removed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kube_router.model.state import Key
+from kube_router.model.state.bgp import (
+    AssignmentKey,
+    DefinedSetKey,
+    NeighborKey,
+    PathKey,
+    PolicyKey,
+    SpeakerKey,
+)
+from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
+from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, SysctlKey
+from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
+
+ROUTING: Final = "routing"  # bridge, CNI, sets of nodes and pods, egress
+SPEAKER: Final = "speaker"  # what the BGP speaker is told
+FIB: Final = "fib"  # routes learned from the speaker
+PROXY: Final = "proxy"
+NETPOL: Final = "netpol"
+
+ROUTE_PROTOCOL: Final = 17  # RTPROT number that the original uses for its routes (routing.md 7)
+BRIDGE: Final = "kube-bridge"
+DUMMY: Final = "kube-dummy-if"
+IPV6_SET_PREFIX: Final = "inet6:"
+
+LINKS: Final = {BRIDGE: ROUTING, DUMMY: PROXY}
+
+# Set names without the IPv6 prefix. The original's later names (2.x) are recognised, so that they are migrated.
+SETS: Final = {
+    "kube-router-pod-subnets": ROUTING,
+    "kube-router-node-ips": ROUTING,
+    "kube-router-local-ips": PROXY,
+    "kube-router-service-ips": PROXY,
+    "kube-router-ipvs-services": PROXY,
+    "kube-router-svip": PROXY,
+    "kube-router-svip-prt": PROXY,
+    "kube-router-local-pods": NETPOL,
+}
+SET_PREFIXES: Final = {"KUBE-SRC-": NETPOL, "KUBE-DST-": NETPOL, "KUBE-POD-": NETPOL}
+
+CHAINS: Final = {
+    "KUBE-ROUTER-PODS": ROUTING,  # filter: what FORWARD lets through for pods
+    "KUBE-ROUTER-EGRESS": ROUTING,  # nat: masquerade of pods that talk to the world
+    "KUBE-ROUTER-SERVICES": PROXY,  # filter: what INPUT lets through to VIPs
+    "KUBE-ROUTER-MASQ": PROXY,  # nat: source of traffic that IPVS sends through this node
+    "KUBE-ROUTER-HAIRPIN": PROXY,
+    "KUBE-ROUTER-INPUT": NETPOL,
+    "KUBE-ROUTER-FORWARD": NETPOL,
+    "KUBE-ROUTER-OUTPUT": NETPOL,
+}
+CHAIN_PREFIXES: Final = {"KUBE-POD-FW-": NETPOL, "KUBE-NWPLCY-": NETPOL}
+
+_BY_KIND: Final[dict[type[Key], str]] = {
+    AddressKey: PROXY,
+    VirtualServerKey: PROXY,
+    DestinationKey: PROXY,
+    RouteKey: FIB,
+    SpeakerKey: SPEAKER,
+    NeighborKey: SPEAKER,
+    DefinedSetKey: SPEAKER,
+    PolicyKey: SPEAKER,
+    AssignmentKey: SPEAKER,
+    PathKey: SPEAKER,
+}
+
+
+def set_owner(name: str) -> str | None:
+    """Controller that owns a set of this name; None when it is not ours."""
+    plain = name.removeprefix(IPV6_SET_PREFIX)
+    return SETS.get(plain) or _by_prefix(plain, SET_PREFIXES)
+
+
+def chain_owner(name: str) -> str | None:
+    """Controller that owns a chain of this name; None when it is not ours."""
+    return CHAINS.get(name) or _by_prefix(name, CHAIN_PREFIXES)
+
+
+def owner(key: Key) -> str | None:
+    """Controller that answers for a key; None when it is not ours, or (sysctl, file) nobody's."""
+    match key:
+        case SetKey(name=name) | SetMember(set=name):
+            return set_owner(name)
+        case ChainKey(name=name) | JumpKey(chain=name):
+            return chain_owner(name)
+        case LinkKey(name=name):
+            return LINKS.get(name)
+        case SysctlKey() | FileKey():
+            return None
+        case _:
+            return _BY_KIND.get(type(key))
+
+
+def _by_prefix(name: str, prefixes: dict[str, str]) -> str | None:
+    return next((who for prefix, who in prefixes.items() if name.startswith(prefix)), None)
