@@ -1,0 +1,1 @@
+"""Loops: when to sync, never what."""

@@ -39,15 +39,11 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(SetKey, "put", "members and rules name sets that must exist"),
     Row(VirtualServerKey, "put", "the kernel refuses a destination without its service (ESRCH)"),
     Row(DestinationKey, "put", "new destinations before old ones go, so that a service is never without one"),
-    Row(
-        DestinationKey, "delete", "old destinations go once new ones serve; the batch then is one netlink message train"
-    ),
+    Row(DestinationKey, "delete", "old destinations go once new ones serve; the batch then is one netlink message train"),
     Row(SetMember, "put", "a member lets packets in: what serves or judges them by now stands"),
     Row(ChainKey, "put", "rules after the sets that they name, and after the members that they judge"),
     Row(JumpKey, "put", "packets enter a chain once it is complete"),
-    Row(
-        AddressKey, "put", "an address draws packets: service, members and rules stand by now, no host process answers"
-    ),
+    Row(AddressKey, "put", "an address draws packets: service, members and rules stand by now, no host process answers"),
     Row(RouteKey, "put", "a route draws packets too; it may use an address as source"),
     Row(FileKey, "put", "runtimes start pods as soon as they see the file: the bridge and its rules stand"),
     Row(SpeakerKey, "put", "nothing else can be told to a speaker that has not started"),
