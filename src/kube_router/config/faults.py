@@ -1,0 +1,39 @@
+"""One thing wrong with what we were asked to do, said so that the reader can put it right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+LONGEST_SHOWN: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`flag` as written, with its dashes; `value` is None where there is none, or where it must not be shown.
+
+    `problem` says what is wrong, `advice` what would be right, empty when the problem says so itself.
+    """
+
+    flag: str
+    value: str | None
+    problem: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        subject = self.flag if self.value is None else f"{self.flag}={shown(self.value)}"
+        return f"{subject}: {self.problem}" + (f"; {self.advice}" if self.advice else "")
+
+
+def shown(text: str) -> str:
+    """The text fit for one line of a terminal: control characters escaped, cut when long."""
+    printable = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return printable if len(printable) <= LONGEST_SHOWN else printable[:LONGEST_SHOWN] + "..."
+
+
+def report(faults: Iterable[Fault]) -> str:
+    """All faults as text for a person, one a line, ending in a newline."""
+    lines = [f"  {fault}" for fault in faults]
+    count = "1 fault" if len(lines) == 1 else f"{len(lines)} faults"
+    return "\n".join([f"kube-router: not started, {count}:", *lines, "Flags are explained by kube-router --help.", ""])

@@ -1,0 +1,81 @@
+"""Flags that ask for something this version does not do yet: known, checked, and refused with one clear line.
+
+A row goes when its part comes; the table is meant to become empty. A flag is refused only when its value asks for what
+is missing and the controller that would do it is on: a default never is, nor is a setting of something switched off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from kube_router.config.faults import Fault
+from kube_router.config.flag_table import BY_NAME
+from kube_router.config.flags import Owner
+from kube_router.config.options import Options
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """`asks` tells whether the options ask for the missing part, `part` names it."""
+
+    flag: str
+    asks: Callable[[Options], bool]
+    part: str
+
+
+NOT_YET: Final[tuple[NotYet, ...]] = (
+    NotYet("advertise-cluster-ip", lambda o: o.advertise_cluster_ip, "announcing Service addresses"),
+    NotYet("advertise-external-ip", lambda o: o.advertise_external_ip, "announcing Service addresses"),
+    NotYet("advertise-loadbalancer-ip", lambda o: o.advertise_loadbalancer_ip, "announcing Service addresses"),
+    NotYet("enable-bfd", lambda o: o.enable_bfd, "BFD"),
+    NotYet("enable-ibgp", lambda o: not o.enable_ibgp, "a mesh other than of all nodes"),
+    NotYet("enable-pprof", lambda o: o.enable_pprof, "profiling over HTTP"),
+    NotYet("hairpin-mode", lambda o: o.hairpin_mode, "hairpin traffic"),
+    NotYet("ipvs-graceful-termination", lambda o: o.ipvs_graceful_termination, "draining of removed endpoints"),
+    NotYet("masquerade-all", lambda o: o.masquerade_all, "masquerading of all Service traffic"),
+    NotYet("netpol-default-deny", lambda o: o.netpol_default_deny, "denying pods whose policies are not in place"),
+    NotYet("nodeport-bindon-all-ip", lambda o: o.nodeport_bindon_all_ip, "node ports on every address"),
+    NotYet("nodes-full-mesh", lambda o: not o.nodes_full_mesh, "a mesh other than of all nodes"),
+    NotYet("overlay-encap", lambda o: o.enable_overlay and o.overlay_encap != "ipip", "tunnels"),
+    NotYet("overlay-type", lambda o: o.enable_overlay and o.overlay_type != "subnet", "tunnels"),
+    NotYet("override-nexthop", lambda o: o.override_nexthop, "external peers"),
+    NotYet("peer-router-ips", lambda o: bool(o.peer_router_ips), "external peers"),
+    NotYet("router-id", lambda o: bool(o.router_id), "a BGP identifier other than the node's IPv4 address"),
+    NotYet("run-loadbalancer", lambda o: o.run_loadbalancer, "the load-balancer allocator"),
+    NotYet("runtime-endpoint", lambda o: bool(o.runtime_endpoint), "direct server return"),
+    NotYet("service-tcp-timeout", lambda o: o.service_tcp_timeout > 0, "setting IPVS timeouts"),
+    NotYet("service-tcpfin-timeout", lambda o: o.service_tcpfin_timeout > 0, "setting IPVS timeouts"),
+    NotYet("service-udp-timeout", lambda o: o.service_udp_timeout > 0, "setting IPVS timeouts"),
+    NotYet("use-nftables-for-netpol", lambda o: o.use_nftables_for_netpol, "the nftables backend"),
+)
+
+
+def not_yet_faults(options: Options) -> Iterator[Fault]:
+    """A fault for each row whose missing part is asked for."""
+    for row in NOT_YET:
+        if row.asks(options) and any(_is_on(owner, options) for owner in BY_NAME[row.flag].owners):
+            yield Fault(f"--{row.flag}", None, f"asks for {row.part}, which this version does not do yet", "leave it out")
+
+
+def missing_by_default(options: Options) -> tuple[str, ...]:
+    """What defaults would do if it were there, a line each for the log at start; nothing is refused for it."""
+    if not options.run_router:
+        return ()
+    notes = []
+    if options.enable_overlay:
+        notes.append("--enable-overlay: no tunnels yet, nodes of other subnets are not reached")
+    if options.disable_source_dest_check:
+        notes.append("--disable-source-dest-check: not done yet, switch the check off by hand on AWS")
+    return tuple(notes)
+
+
+def _is_on(owner: Owner, options: Options) -> bool:
+    return {
+        "core": True,
+        "router": options.run_router,
+        "proxy": options.run_service_proxy,
+        "firewall": options.run_firewall,
+        "loadbalancer": options.run_loadbalancer,
+    }[owner]
