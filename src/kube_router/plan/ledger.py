@@ -20,14 +20,24 @@ Item = Hashable
 Priority = tuple[Any, ...]
 
 
+class _Shared:
+    """Items of a key that more than one wants, and the one whose value holds."""
+
+    __slots__ = ("items", "winner")
+
+    def __init__(self, winner: Item, items: set[Item]) -> None:
+        self.winner = winner
+        self.items = items
+
+
 class Ledger:
     """State of one controller, per item and merged."""
 
     def __init__(self) -> None:
         self._wants: dict[Item, Mapping[Key, Value]] = {}
         self._priority: dict[Item, Priority] = {}
-        # A key's only item, or a set of its items: nearly all keys have one, and a set each would double the memory.
-        self._owners: dict[Key, Item | set[Item]] = {}
+        # A key's only item, or its `_Shared` items: nearly all keys have one, and a set each would double the memory.
+        self._owners: dict[Key, Item | _Shared] = {}
         self._merged: dict[Key, Value] = {}
         self._held: dict[Key, Value] = {}
         self._dirty: set[Key] = set()
@@ -52,7 +62,9 @@ class Ledger:
         for key, value in state.items():
             if key not in before:
                 self._claim(key, item)
-            elif same_priority and before[key] == value:
+            elif not same_priority:
+                self._reconsider(key)
+            elif before[key] == value:
                 continue
             self._merge(key)
 
@@ -63,11 +75,9 @@ class Ledger:
     def owners(self, key: Key) -> tuple[Item, ...]:
         """Items that want the key, the winning one first."""
         owner = self._owners.get(key)
-        if owner is None:
-            return ()
-        if isinstance(owner, set):
-            return tuple(sorted(owner, key=self._rank))
-        return (owner,)
+        if isinstance(owner, _Shared):
+            return tuple(sorted(owner.items, key=self._rank))
+        return () if owner is None else (owner,)
 
     @property
     def merged(self) -> Mapping[Key, Value]:
@@ -86,29 +96,36 @@ class Ledger:
         owner = self._owners.get(key)
         if owner is None:
             self._owners[key] = item
-        elif isinstance(owner, set):
-            owner.add(item)
+        elif isinstance(owner, _Shared):
+            owner.items.add(item)
+            if self._rank(item) < self._rank(owner.winner):
+                owner.winner = item
         else:
-            self._owners[key] = {owner, item}
+            self._owners[key] = _Shared(min(owner, item, key=self._rank), {owner, item})
 
     def _release(self, key: Key, item: Item) -> None:
-        owner = self._owners.get(key)
-        if isinstance(owner, set):
-            owner.discard(item)
-            if len(owner) == 1:
-                self._owners[key] = next(iter(owner))
+        owner = self._owners[key]
+        if not isinstance(owner, _Shared):
+            del self._owners[key]
         else:
-            self._owners.pop(key, None)
+            owner.items.discard(item)
+            if len(owner.items) == 1:
+                self._owners[key] = next(iter(owner.items))
+            elif owner.winner == item:
+                self._reconsider(key)
         self._merge(key)
 
+    def _reconsider(self, key: Key) -> None:
+        owner = self._owners[key]
+        if isinstance(owner, _Shared):
+            owner.winner = min(owner.items, key=self._rank)
+
     def _merge(self, key: Key) -> None:
-        owners = self.owners(key)
-        if owners:
-            value = self._wants[owners[0]].get(key)
-            if value is not None:
-                self._merged[key] = value
-        else:
+        owner = self._owners.get(key)
+        if owner is None:
             self._merged.pop(key, None)
+        else:
+            self._merged[key] = self._wants[owner.winner if isinstance(owner, _Shared) else owner][key]
         self._mark(key)
 
     def _mark(self, key: Key) -> None:
