@@ -154,7 +154,7 @@ class EndpointSlice(msgspec.Struct, frozen=True):
     ports: tuple[EndpointPort, ...] = ()
 
 
-class Requirement(msgspec.Struct, frozen=True):
+class Requirement(msgspec.Struct, frozen=True, order=True):
     """One expression of a label selector: operator is In, NotIn, Exists or DoesNotExist; values are sorted."""
 
     key: str
