@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from kube_router.model import names
 from kube_router.model.state import Key
 from kube_router.model.state.bgp import (
     AssignmentKey,
@@ -38,35 +39,31 @@ FIB: Final = "fib"  # routes learned from the speaker
 PROXY: Final = "proxy"
 NETPOL: Final = "netpol"
 
-ROUTE_PROTOCOL: Final = 17  # RTPROT number that the original uses for its routes (routing.md 7)
-BRIDGE: Final = "kube-bridge"
-DUMMY: Final = "kube-dummy-if"
-IPV6_SET_PREFIX: Final = "inet6:"
 
-LINKS: Final = {BRIDGE: ROUTING, DUMMY: PROXY}
+LINKS: Final = {names.BRIDGE: ROUTING, names.DUMMY: PROXY}
 
 # Set names without the IPv6 prefix. The original's later names (2.x) are recognised, so that they are migrated.
 SETS: Final = {
-    "kube-router-pod-subnets": ROUTING,
-    "kube-router-node-ips": ROUTING,
-    "kube-router-local-ips": PROXY,
-    "kube-router-service-ips": PROXY,
-    "kube-router-ipvs-services": PROXY,
-    "kube-router-svip": PROXY,
-    "kube-router-svip-prt": PROXY,
-    "kube-router-local-pods": NETPOL,
+    names.POD_SUBNETS: ROUTING,
+    names.NODE_IPS: ROUTING,
+    names.LOCAL_IPS: PROXY,
+    names.SERVICE_IPS: PROXY,
+    names.IPVS_SERVICES: PROXY,
+    names.LATER_SERVICE_IPS: PROXY,
+    names.LATER_IPVS_SERVICES: PROXY,
+    names.LOCAL_PODS: NETPOL,
 }
 SET_PREFIXES: Final = {"KUBE-SRC-": NETPOL, "KUBE-DST-": NETPOL, "KUBE-POD-": NETPOL}
 
 CHAINS: Final = {
-    "KUBE-ROUTER-PODS": ROUTING,  # filter: what FORWARD lets through for pods
-    "KUBE-ROUTER-EGRESS": ROUTING,  # nat: masquerade of pods that talk to the world
-    "KUBE-ROUTER-SERVICES": PROXY,  # filter: what INPUT lets through to VIPs
-    "KUBE-ROUTER-MASQ": PROXY,  # nat: source of traffic that IPVS sends through this node
-    "KUBE-ROUTER-HAIRPIN": PROXY,
-    "KUBE-ROUTER-INPUT": NETPOL,
-    "KUBE-ROUTER-FORWARD": NETPOL,
-    "KUBE-ROUTER-OUTPUT": NETPOL,
+    names.PODS_CHAIN: ROUTING,
+    names.EGRESS_CHAIN: ROUTING,
+    names.SERVICES_CHAIN: PROXY,
+    names.MASQUERADE_CHAIN: PROXY,
+    names.HAIRPIN_CHAIN: PROXY,
+    names.INPUT_CHAIN: NETPOL,
+    names.FORWARD_CHAIN: NETPOL,
+    names.OUTPUT_CHAIN: NETPOL,
 }
 CHAIN_PREFIXES: Final = {"KUBE-POD-FW-": NETPOL, "KUBE-NWPLCY-": NETPOL}
 
@@ -86,7 +83,7 @@ _BY_KIND: Final[dict[type[Key], str]] = {
 
 def set_owner(name: str) -> str | None:
     """Controller that owns a set of this name; None when it is not ours."""
-    plain = name.removeprefix(IPV6_SET_PREFIX)
+    plain = name.removeprefix(names.IPV6_SET_PREFIX)
     return SETS.get(plain) or _by_prefix(plain, SET_PREFIXES)
 
 

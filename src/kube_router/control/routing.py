@@ -1,0 +1,43 @@
+"""The host side of routing: bridge, CNI configuration, sets of nodes and pods, forwarding and egress rules."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+from kube_router.cache.cache import Changes, View
+from kube_router.config.options import Options
+from kube_router.desired import Desired
+from kube_router.desired.routing.host import host, members
+from kube_router.model.objects import Kind, Name
+from kube_router.model.state import Key
+from kube_router.model.state.links import FileKey, LinkKey
+from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
+from kube_router.plan import ownership
+
+_HOST = ("host",)
+
+
+class RoutingController:
+    """Items: the host itself, and every node as a member of the shared sets."""
+
+    name = ownership.ROUTING
+    reads = frozenset({Kind.NODE, Kind.INTERFACE})
+    writes: tuple[type[Key], ...] = (LinkKey, SetKey, SetMember, ChainKey, JumpKey, FileKey)
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._own = Name("", options.node_name)
+
+    def touched(self, changes: Changes, view: View) -> Iterable[Hashable]:
+        """A node touches itself; our own node and our links touch the host."""
+        del view
+        yield _HOST
+        for ref in changes:
+            if ref.kind is Kind.NODE:
+                yield ref.name
+
+    def want(self, item: Hashable, view: View) -> Desired:
+        """Pure; see desired/routing/host.py."""
+        if isinstance(item, Name):
+            return members(view.nodes.get(item), self._options.families)
+        return host(view.nodes.get(self._own), tuple(view.interfaces.values()), self._options)

@@ -1,0 +1,107 @@
+"""What this node needs so that its pods have a network: bridge, sets of nodes and pods, egress, CNI configuration.
+
+    pod --> kube-bridge --> FORWARD: ... -> KUBE-ROUTER-PODS (accept) --> POSTROUTING: ... -> KUBE-ROUTER-EGRESS
+                                                                           masquerade unless the other end is a pod or a node
+
+It refuses to route: routes come from the speaker's paths (fib.py), and it does not judge policies.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kube_router.codec.rules import ACCEPT, comment, masquerade, match_set, rule
+from kube_router.config.options import Options
+from kube_router.desired import NOTHING, Desired, Note
+from kube_router.desired.routing.mtu import pod_mtu
+from kube_router.kit.net import Family, family_of
+from kube_router.model.names import BRIDGE, EGRESS_CHAIN, NODE_IPS, POD_SUBNETS, PODS_CHAIN, set_name
+from kube_router.model.objects import Interface, Kind, Node, Ref
+from kube_router.model.state import Key, Value
+from kube_router.model.state.links import CniConfig, FileKey, Link, LinkKey
+from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey, Member, SetKey, SetMember, SetSpec
+
+FORWARD_RANK: Final = 20  # after the policies' jump (0): what they deny is never accepted here
+
+
+def members(node: Node | None, families: tuple[Family, ...]) -> Desired:
+    """A node's part of the shared sets: its pod ranges and addresses. A node without a pod range has no part: it runs no pods of ours."""
+    if node is None or not node.pod_cidrs:
+        return NOTHING
+    state: dict[Key, Value] = {}
+    for base, entries in ((POD_SUBNETS, node.pod_cidrs), (NODE_IPS, node.addresses)):
+        for entry in entries:
+            if family_of(entry) in families:
+                state[SetMember(set_name(base, family_of(entry)), entry)] = Member()
+    return Desired(state)
+
+
+def host(node: Node | None, interfaces: tuple[Interface, ...], options: Options) -> Desired:
+    """This node's own state. Without its Node object only what does not depend on it."""
+    state: dict[Key, Value] = {}
+    notes: list[Note] = []
+    ranges = tuple(cidr for cidr in node.pod_cidrs if family_of(cidr) in options.families) if node else ()
+    mtu = pod_mtu(node, interfaces, options) if node and options.auto_mtu else 0
+    state[LinkKey(BRIDGE)] = Link("bridge", mtu=mtu, filtered=True, only_in=ranges)
+    uplinks = uplinks_of(node, interfaces)
+    for family in options.families:
+        state |= _sets(family)
+        state |= _forward(family, uplinks)
+        if options.enable_pod_egress:
+            state |= _egress(family)
+    if options.enable_cni and ranges:
+        state[FileKey(options.cni_conf_file)] = CniConfig(ranges, mtu)
+    if node and not ranges:
+        notes.append(
+            Note(
+                Ref(Kind.NODE, node.name),
+                "NoPodCIDR",
+                "spec.podCIDRs holds no range of an enabled address family; let the controller manager allocate node CIDRs",
+            )
+        )
+    return Desired(state, tuple(notes))
+
+
+def uplinks_of(node: Node | None, interfaces: tuple[Interface, ...]) -> tuple[str, ...]:
+    """Names of the links that hold the node's addresses, sorted."""
+    if node is None:
+        return ()
+    wanted = set(node.addresses)
+    return tuple(sorted(link.name.name for link in interfaces if any(address.split("/")[0] in wanted for address in link.addresses)))
+
+
+def _sets(family: Family) -> dict[Key, Value]:
+    return {
+        SetKey(set_name(POD_SUBNETS, family)): SetSpec("hash:net", family),
+        SetKey(set_name(NODE_IPS, family)): SetSpec("hash:ip", family),
+    }
+
+
+def _forward(family: Family, uplinks: tuple[str, ...]) -> dict[Key, Value]:
+    rules = (
+        rule(ACCEPT, comment("allow outbound traffic from pods"), in_link=BRIDGE),
+        rule(ACCEPT, comment("allow inbound traffic to pods"), out_link=BRIDGE),
+        *(
+            rule(ACCEPT, comment("allow outbound node port traffic on node interface with which node ip is associated"), out_link=link)
+            for link in uplinks
+        ),
+    )
+    return {
+        ChainKey(family, "filter", PODS_CHAIN): Chain(rules),
+        JumpKey(family, "filter", "FORWARD", PODS_CHAIN): Jump(rank=FORWARD_RANK),
+    }
+
+
+def _egress(family: Family) -> dict[Key, Value]:
+    pods, nodes = set_name(POD_SUBNETS, family), set_name(NODE_IPS, family)
+    masquerading = rule(
+        masquerade(),
+        comment("pods that talk to the world do so with the node's address"),
+        match_set(pods, "src"),
+        match_set(pods, "dst", negate=True),
+        match_set(nodes, "dst", negate=True),
+    )
+    return {
+        ChainKey(family, "nat", EGRESS_CHAIN): Chain((masquerading,)),
+        JumpKey(family, "nat", "POSTROUTING", EGRESS_CHAIN): Jump(first=False),
+    }

@@ -1,0 +1,35 @@
+"""Names in the kernel that people and other tools see; the original's wherever it has them. Who owns what: plan/ownership.py."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kube_router.kit.net import Family
+
+BRIDGE: Final = "kube-bridge"
+DUMMY: Final = "kube-dummy-if"
+ROUTE_PROTOCOL: Final = 17  # RTPROT number that the original uses for its routes (routing.md 7)
+
+IPV6_SET_PREFIX: Final = "inet6:"
+POD_SUBNETS: Final = "kube-router-pod-subnets"
+NODE_IPS: Final = "kube-router-node-ips"
+LOCAL_IPS: Final = "kube-router-local-ips"
+SERVICE_IPS: Final = "kube-router-service-ips"
+IPVS_SERVICES: Final = "kube-router-ipvs-services"
+LATER_SERVICE_IPS: Final = "kube-router-svip"  # the original's names since 2.0: recognised, then gone
+LATER_IPVS_SERVICES: Final = "kube-router-svip-prt"
+LOCAL_PODS: Final = "kube-router-local-pods"
+
+PODS_CHAIN: Final = "KUBE-ROUTER-PODS"  # filter: what FORWARD lets through for pods
+EGRESS_CHAIN: Final = "KUBE-ROUTER-EGRESS"  # nat: masquerade of pods that talk to the world
+SERVICES_CHAIN: Final = "KUBE-ROUTER-SERVICES"  # filter: what INPUT lets through to VIPs
+MASQUERADE_CHAIN: Final = "KUBE-ROUTER-MASQ"  # nat: source of traffic that IPVS sends through this node
+HAIRPIN_CHAIN: Final = "KUBE-ROUTER-HAIRPIN"
+INPUT_CHAIN: Final = "KUBE-ROUTER-INPUT"
+FORWARD_CHAIN: Final = "KUBE-ROUTER-FORWARD"
+OUTPUT_CHAIN: Final = "KUBE-ROUTER-OUTPUT"
+
+
+def set_name(base: str, family: Family) -> str:
+    """Kernel name of a set's twin in a family."""
+    return base if family == 4 else IPV6_SET_PREFIX + base
