@@ -26,6 +26,16 @@ class Fault:
         return f"{subject}: {self.problem}" + (f"; {self.advice}" if self.advice else "")
 
 
+class StartRefused(Exception):
+    """Start-up found faults that the command line alone could not show; `faults` are all of them, `status` the exit's."""
+
+    status = 2
+
+    def __init__(self, faults: tuple[Fault, ...]) -> None:
+        super().__init__("; ".join(str(fault) for fault in faults))
+        self.faults = faults
+
+
 def shown(text: str) -> str:
     """The text fit for one line of a terminal: control characters escaped, cut when long."""
     printable = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -6,7 +6,6 @@ gives the value, at the one place that hands it to the speaker. It refuses to be
 
 from __future__ import annotations
 
-import hmac
 from typing import Final, NoReturn
 
 REDACTED: Final = "(redacted)"
@@ -30,7 +29,7 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self.__value.encode(), other.__value.encode())
+        return self.__value == other.__value
 
     def __hash__(self) -> int:
         return hash((Secret, self.__value))

@@ -1,0 +1,140 @@
+"""A small HTTP/1.1 server for probes and scrapes, on the program's own event loop.
+
+One request a connection, answered by the path alone; any method will do, as with the original. Slow, oversized, malformed or
+too many requests are turned away. It refuses everything else: bodies, TLS, keep-alive, compression.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+
+LARGEST_HEAD: Final = 8192  # bytes of request line and headers
+MOST_CONNECTIONS: Final = 64
+READ_TIMEOUT: Final = 5.0  # seconds for the request to arrive
+ANSWER_TIMEOUT: Final = 30.0  # seconds for the answer to be made and taken
+STOP_TIMEOUT: Final = 1.0  # seconds that answers under way get when we stop
+NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What goes back: status, body and its type."""
+
+    status: HTTPStatus
+    body: str
+    content_type: str = "text/plain; charset=utf-8"
+
+
+Handler = Callable[[], Awaitable[Response]]
+
+
+class HttpServer:
+    """Serves a fixed table of paths from `start` to `stop`."""
+
+    def __init__(self, routes: Mapping[str, Handler], *, read_timeout: float = READ_TIMEOUT) -> None:
+        self._routes = dict(routes)
+        self._read_timeout = read_timeout
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen on that address and port; an empty host means all addresses of both families. OSError if we cannot."""
+        if host:
+            self._server = await asyncio.start_server(self._accept, host, port, limit=LARGEST_HEAD)
+        else:
+            self._server = await asyncio.start_server(self._accept, sock=_everywhere(port), limit=LARGEST_HEAD)
+
+    @property
+    def port(self) -> int:
+        """The port listened on, of use where 0 was asked for; 0 when not listening."""
+        if self._server is None or not self._server.sockets:
+            return 0
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """Stop listening, let answers under way finish for a moment, then end what is left."""
+        if self._server is None:
+            return
+        self._server.close()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=STOP_TIMEOUT)
+        for task in tuple(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        self._server = None
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # the stream server runs this in a task of its own
+        crowded = len(self._connections) >= MOST_CONNECTIONS
+        self._connections.add(task)
+        try:
+            # A client that goes away is no event of ours.
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(self._read_timeout + ANSWER_TIMEOUT):
+                    await self._exchange(reader, writer, crowded)
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, crowded: bool) -> None:
+        if crowded:
+            writer.write(_encoded(_plain(HTTPStatus.SERVICE_UNAVAILABLE), with_body=True))
+            await writer.drain()
+            return
+        method, response = await self._answer(reader)
+        if response is not None:
+            writer.write(_encoded(response, with_body=method != "HEAD"))
+            await writer.drain()
+
+    async def _answer(self, reader: asyncio.StreamReader) -> tuple[str, Response | None]:
+        """The request's method and what to say; nothing to somebody who never finished asking."""
+        try:
+            async with asyncio.timeout(self._read_timeout):
+                head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            return "", _plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        except asyncio.IncompleteReadError:
+            return "", None
+        except TimeoutError:
+            return "", _plain(HTTPStatus.REQUEST_TIMEOUT)
+        words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        if len(words) != 3 or not words[2].startswith("HTTP/1."):
+            return "", _plain(HTTPStatus.BAD_REQUEST)
+        handler = self._routes.get(words[1].partition("?")[0])
+        return words[0], _plain(HTTPStatus.NOT_FOUND) if handler is None else await handler()
+
+
+def _everywhere(port: int) -> socket.socket:
+    """A socket for all addresses of both families, or of IPv4 alone where the node has IPv6 switched off."""
+    try:
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    except OSError as error:
+        if error.errno not in NOT_HERE:
+            raise
+        return socket.create_server(("0.0.0.0", port))
+
+
+def _plain(status: HTTPStatus) -> Response:
+    return Response(status, f"{status.phrase}\n")
+
+
+def _encoded(response: Response, *, with_body: bool) -> bytes:
+    body = response.body.encode()
+    head = (
+        f"HTTP/1.1 {response.status.value} {response.status.phrase}\r\n"
+        f"Date: {formatdate(usegmt=True)}\r\n"
+        f"Content-Type: {response.content_type}\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode("latin-1") + (body if with_body else b"")
