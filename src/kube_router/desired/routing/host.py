@@ -96,7 +96,7 @@ def _egress(family: Family) -> dict[Key, Value]:
     pods, nodes = set_name(POD_SUBNETS, family), set_name(NODE_IPS, family)
     masquerading = rule(
         masquerade(),
-        comment("pods that talk to the world do so with the node's address"),
+        comment("masquerade pods that talk to the world"),
         match_set(pods, "src"),
         match_set(pods, "dst", negate=True),
         match_set(nodes, "dst", negate=True),

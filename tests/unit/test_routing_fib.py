@@ -1,0 +1,82 @@
+"""Learned routes: which paths become routes, and which never may."""
+
+from __future__ import annotations
+
+import pytest
+
+from kube_router.desired.routing.fib import refusal, route, surroundings
+from kube_router.model.objects import BestPath, Interface, Name, Node
+from kube_router.model.state.links import Route, RouteKey
+
+NODE = Node(Name("", "node1"), pod_cidrs=("10.233.64.0/24", "fd00:64::/64"), addresses=("192.168.50.50", "fd00:50::50"))
+LINKS = (
+    Interface(Name("", "lo"), addresses=("127.0.0.1/8", "::1/128")),
+    Interface(Name("", "up0"), addresses=("192.168.50.50/24", "fd00:50::50/64", "fe80::1/64")),
+    Interface(Name("", "stor0"), addresses=("172.20.0.5/16",)),
+    Interface(Name("", "kube-bridge"), addresses=("10.233.64.1/24",)),
+)
+AROUND = surroundings(NODE, LINKS)
+
+
+def path(prefix: str, *hops: str) -> BestPath:
+    return BestPath(Name("", prefix), hops)
+
+
+@pytest.mark.parametrize(
+    ("learned", "gateways"),
+    [
+        (path("10.233.66.0/24", "192.168.50.51"), ("192.168.50.51",)),
+        (path("fd00:66::/64", "fd00:50::51"), ("fd00:50::51",)),
+        (path("203.0.113.7/32", "192.168.50.52", "192.168.50.51"), ("192.168.50.51", "192.168.50.52")),
+        (path("203.0.113.7/32", "192.168.60.52", "192.168.50.51"), ("192.168.50.51",)),
+        (path("10.233.0.0/16", "192.168.50.1"), ("192.168.50.1",)),  # wider than our range: longest match keeps ours
+    ],
+)
+def test_next_hops_on_our_networks_become_one_route(learned, gateways):
+    assert route(learned, AROUND).state == {RouteKey(learned.prefix): Route(gateways=gateways)}
+
+
+@pytest.mark.parametrize(
+    "learned",
+    [
+        path("10.233.66.0/24", "192.168.60.51"),  # behind a router: needs a tunnel
+        path("10.233.66.0/24", "172.20.0.9"),  # on a network of ours that holds no node address
+        path("fd00:66::/64", "192.168.50.51"),  # another family
+        path("10.233.66.0/24", "192.168.50.50"),  # ourselves
+        path("10.233.66.0/24"),
+    ],
+)
+def test_other_next_hops_make_no_route(learned):
+    assert route(learned, AROUND).state == {}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "reason"),
+    [
+        ("0.0.0.0/0", "default"),
+        ("::/0", "default"),
+        ("192.168.50.0/24", "connected"),
+        ("172.20.0.0/16", "connected"),
+        ("10.233.64.0/24", "connected"),
+        ("10.233.64.128/25", "own pod range"),
+        ("fd00:64::/64", "own pod range"),
+        ("192.168.50.50/32", "address of this node"),
+    ],
+)
+def test_the_guard_refuses_what_no_speaker_may_route(prefix, reason):
+    assert reason in refusal(prefix, AROUND)
+    hop = "fd00:50::51" if ":" in prefix else "192.168.50.51"
+    assert route(path(prefix, hop), AROUND).state == {}
+
+
+@pytest.mark.parametrize("prefix", ["10.233.66.0/24", "192.168.50.77/32", "10.0.0.0/8", "fd00:66::/64"])
+def test_everything_else_may_be_routed(prefix):
+    assert refusal(prefix, AROUND) == ""
+
+
+def test_a_path_that_is_gone_wants_nothing():
+    assert route(None, AROUND).state == {}
+
+
+def test_without_our_node_nothing_is_on_our_networks():
+    assert route(path("10.233.66.0/24", "192.168.50.51"), surroundings(None, LINKS)).state == {}
