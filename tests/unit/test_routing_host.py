@@ -70,7 +70,7 @@ def test_pods_talk_to_the_world_with_the_nodes_address_and_to_pods_and_nodes_wit
     assert state[SetKey("kube-router-pod-subnets")] == SetSpec("hash:net", 4)
     assert state[ChainKey(4, "nat", "KUBE-ROUTER-EGRESS")] == Chain(
         (
-            '-m comment --comment "pods that talk to the world do so with the node\\\'s address"'
+            '-m comment --comment "masquerade pods that talk to the world"'
             " -m set --match-set kube-router-pod-subnets src"
             " -m set ! --match-set kube-router-pod-subnets dst"
             " -m set ! --match-set kube-router-node-ips dst -j MASQUERADE --random-fully",
