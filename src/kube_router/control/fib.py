@@ -8,7 +8,7 @@ from kube_router.cache.cache import Changes, View
 from kube_router.config.options import Options
 from kube_router.desired import Desired
 from kube_router.desired.routing.fib import Surroundings, route, surroundings
-from kube_router.model.objects import Kind, Name
+from kube_router.model.objects import Kind, Name, Ref
 from kube_router.model.state import Key
 from kube_router.model.state.links import RouteKey
 from kube_router.plan import ownership
@@ -32,13 +32,13 @@ class FibController:
             around = surroundings(view.nodes.get(self._own), tuple(view.interfaces.values()))
             if around != self._around:
                 self._around = around
-                yield from view.paths
+                yield from (Ref(Kind.BEST_PATH, name) for name in view.paths)
         for ref in changes:
             if ref.kind is Kind.BEST_PATH:
-                yield ref.name
+                yield ref
 
     def want(self, item: Hashable, view: View) -> Desired:
         """Pure; see desired/routing/fib.py."""
-        assert isinstance(item, Name)
+        assert isinstance(item, Ref)
         assert self._around is not None, "touched() comes first"
-        return route(view.paths.get(item), self._around)
+        return route(view.paths.get(item.name), self._around)

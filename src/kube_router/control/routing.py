@@ -8,7 +8,7 @@ from kube_router.cache.cache import Changes, View
 from kube_router.config.options import Options
 from kube_router.desired import Desired
 from kube_router.desired.routing.host import host, members
-from kube_router.model.objects import Kind, Name
+from kube_router.model.objects import Kind, Name, Ref
 from kube_router.model.state import Key
 from kube_router.model.state.links import FileKey, LinkKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
@@ -34,10 +34,10 @@ class RoutingController:
         yield _HOST
         for ref in changes:
             if ref.kind is Kind.NODE:
-                yield ref.name
+                yield ref
 
     def want(self, item: Hashable, view: View) -> Desired:
         """Pure; see desired/routing/host.py."""
-        if isinstance(item, Name):
-            return members(view.nodes.get(item), self._options.families)
+        if isinstance(item, Ref):
+            return members(view.nodes.get(item.name), self._options.families)
         return host(view.nodes.get(self._own), tuple(view.interfaces.values()), self._options)

@@ -1,0 +1,103 @@
+"""What cycles tell, made into log lines, metrics and Events.
+
+A fault that stays is told once, not on every retry: it is told again when its text changes or after a good pass in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Final
+
+from kube_router.desired import Note
+from kube_router.kit.errors import TargetError
+from kube_router.model.objects import Kind, Name, Ref
+from kube_router.model.state import Key
+from kube_router.telemetry.logging import Logger, get_logger
+from kube_router.telemetry.metrics import METRICS
+
+# Kinds of object behind items: controllers name their items by a Ref, or ("service", Name).
+_KINDS: Final = {
+    "service": Kind.SERVICE,
+    "node": Kind.NODE,
+    "pod": Kind.POD,
+    "policy": Kind.NETWORK_POLICY,
+    "namespace": Kind.NAMESPACE,
+}
+
+
+class Reporting:
+    """A `control.report.Report`. `post` sends an Event and returns at once."""
+
+    def __init__(self, post: Callable[[Note], None]) -> None:
+        self._post = post
+        self._told: dict[tuple[str, Hashable], str] = {}
+
+    def note(self, controller: str, note: Note) -> None:
+        """Log it, count it, and put it on the object as an Event."""
+        _log(controller).warning(note.message, object=str(note.about), reason=note.reason)
+        METRICS.counter("rejected_items_total", {"controller": controller, "kind": note.about.kind.value}).inc()
+        self._post(note)
+
+    def faulty(self, controller: str, item: Hashable, fault: Exception) -> None:
+        """Log it with its traceback; the item keeps its last good state."""
+        if not self._is_news(controller, item, repr(fault)):
+            return
+        ref = ref_of(item)
+        about = str(ref) if ref else str(item)
+        _log(controller).exception(f"cannot work out what {about} needs, its last good state stays in force", fault)
+        kind = ref.kind.value if ref else "item"
+        METRICS.counter("rejected_items_total", {"controller": controller, "kind": kind}).inc()
+        if ref:
+            self._post(Note(ref, "NotApplied", f"{controller} cannot apply this object, its last good state stays in force: {fault}"))
+
+    def failed(self, controller: str, failure: TargetError) -> None:
+        """Log that a pass ended early."""
+        METRICS.counter("controller_sync_errors_total", {"controller": controller}).inc()
+        if self._is_news(controller, type(failure).__name__, str(failure)):
+            _log(controller).warning(f"pass ended early and is tried again: {failure}", kind=type(failure).__name__)
+
+    def rejected(self, controller: str, key: Key, owners: tuple[Hashable, ...], reason: str) -> None:
+        """Log what was refused, for whom and why."""
+        if not self._is_news(controller, key, reason):
+            return
+        for_whom = ", ".join(str(ref_of(owner) or owner) for owner in owners[:3]) or "removal"
+        _log(controller).warning(f"refused: {reason}", state=str(key), wanted_by=for_whom)
+        METRICS.counter("rejected_items_total", {"controller": controller, "kind": type(key).__name__}).inc()
+        ref = ref_of(owners[0]) if owners else None
+        if ref:
+            self._post(Note(ref, "NotApplied", f"{controller}: {key} was refused: {reason}"))
+
+    def drift(self, controller: str, key: Key) -> None:
+        """Log and count what others had changed."""
+        _log(controller).info("put right what others changed", state=str(key))
+        METRICS.counter("drift_repaired_total", {"kind": type(key).__name__.removesuffix("Key")}).inc()
+
+    def wrote(self, controller: str, target: object, changes: int) -> None:
+        """Count."""
+        del controller
+        METRICS.counter("kernel_writes_total", {"target": type(target).__name__.removesuffix("Target").lower()}).inc(changes)
+
+    def good(self, controller: str) -> None:
+        """A pass was good: faults that come again are news."""
+        for told in [told for told in self._told if told[0] == controller]:
+            del self._told[told]
+
+    def _is_news(self, controller: str, subject: Hashable, text: str) -> bool:
+        if self._told.get((controller, subject)) == text:
+            return False
+        self._told[controller, subject] = text
+        return True
+
+
+def ref_of(item: Hashable) -> Ref | None:
+    """The object behind an item, where there is one that the API server knows."""
+    match item:
+        case Ref(kind=kind):
+            return item if kind in _KINDS.values() else None
+        case (str(word), Name() as name, *_) if word in _KINDS:
+            return Ref(_KINDS[word], name)
+    return None
+
+
+def _log(controller: str) -> Logger:
+    return get_logger(controller)
