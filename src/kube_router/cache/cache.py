@@ -55,10 +55,7 @@ class View:
         self.namespaces: Store[Namespace] = Store()
         self.interfaces: Store[Interface] = Store()
         self.paths: Store[BestPath] = Store()
-
-    def store(self, kind: Kind) -> Store[Any]:
-        """The store of a kind."""
-        stores: dict[Kind, Store[Any]] = {
+        self._stores: dict[Kind, Store[Any]] = {
             Kind.NODE: self.nodes,
             Kind.POD: self.pods,
             Kind.SERVICE: self.services,
@@ -68,7 +65,10 @@ class View:
             Kind.INTERFACE: self.interfaces,
             Kind.BEST_PATH: self.paths,
         }
-        return stores[kind]
+
+    def store(self, kind: Kind) -> Store[Any]:
+        """The store of a kind."""
+        return self._stores[kind]
 
 
 class Feed:
@@ -123,10 +123,13 @@ class Cache:
         before = self.view.store(kind).remove(name)
         return [] if before is None else self._tell(Ref(kind, name), before)
 
-    def replace(self, kind: Kind, objects: Iterable[Object]) -> list[Feed]:
-        """A complete list of a kind: objects not in it are gone, and the kind counts as listed."""
+    def replace(self, kind: Kind, objects: Iterable[Object], *, keep: Iterable[Name] = ()) -> list[Feed]:
+        """A complete list of a kind: objects not in it are gone, and the kind counts as listed.
+
+        `keep` names objects that are in the list but could not be read: they stay as they are here, or absent.
+        """
         told: dict[int, Feed] = {}
-        seen: set[Name] = set()
+        seen: set[Name] = set(keep)
         for value in objects:
             seen.add(value.name)
             told.update((id(feed), feed) for feed in self.put(value))

@@ -54,6 +54,8 @@ class Store(Mapping[Name, T], Generic[T]):
             table = self._indexes[index]
             old = set(words(before)) if before is not None else set()
             new = set(words(after)) if after is not None else set()
+            if old == new:
+                continue
             for word in old - new:
                 names = table[word]
                 names.discard(name)
