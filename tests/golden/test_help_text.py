@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from kube_router.config.usage import usage
 
 
@@ -11,7 +9,6 @@ def test_the_help_text_is_as_reviewed(golden) -> None:
     golden("help.txt", usage("kube-router"))
 
 
-@pytest.mark.parametrize("line", usage("kube-router").splitlines())
-def test_every_line_of_the_help_fits_its_width_and_ends_in_a_character(line: str) -> None:
-    assert len(line) <= 130
-    assert line == line.rstrip()
+def test_every_line_of_the_help_fits_its_width_and_ends_in_a_character() -> None:
+    lines = usage("kube-router").splitlines()
+    assert [line for line in lines if len(line) > 130 or line != line.rstrip()] == []

@@ -12,7 +12,7 @@ _LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?\Z")
 _NODE_NAME: Final = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\Z")
 _DIGITS: Final = re.compile(r"[0-9]{1,5}\Z")
-_API_SERVER: Final = re.compile(r"(https?://)?[^\s/]+(/\S*)?\Z")
+_API_SERVER: Final = re.compile(r"(https?://)?(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+)(:[0-9]{1,5})?(/\S*)?\Z")
 _HTTP_PATH: Final = re.compile(r"/[^\s?#]*\Z")
 
 

@@ -22,8 +22,8 @@ class Fault:
     advice: str = ""
 
     def __str__(self) -> str:
-        subject = self.flag if self.value is None else f"{self.flag}={shown(self.value)}"
-        return f"{subject}: {self.problem}" + (f"; {self.advice}" if self.advice else "")
+        subject = _cut(self.flag) if self.value is None else f"{self.flag}={_cut(self.value)}"
+        return _printable(f"{subject}: {self.problem}" + (f"; {self.advice}" if self.advice else ""))
 
 
 class StartRefused(Exception):
@@ -36,10 +36,13 @@ class StartRefused(Exception):
         self.faults = faults
 
 
-def shown(text: str) -> str:
-    """The text fit for one line of a terminal: control characters escaped, cut when long."""
-    printable = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    return printable if len(printable) <= LONGEST_SHOWN else printable[:LONGEST_SHOWN] + "..."
+def _printable(text: str) -> str:
+    """Fit for one line of a terminal: control characters escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
 
 
 def report(faults: Iterable[Fault]) -> str:

@@ -85,7 +85,7 @@ class _Reader:
             problem = f"an argument of its own, not the value of --{before.name}"
             self._fault(argument, None, problem, f"write --{before.name}={argument}")
         else:
-            self._fault(argument, None, "not a flag, and nothing else is expected", "write options as --name=value")
+            self._fault(argument or "''", None, "not a flag, and nothing else is expected", "write options as --name=value")
 
     def _long(self, argument: str) -> None:
         name, equals, value = argument[2:].partition("=")

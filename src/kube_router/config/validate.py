@@ -44,7 +44,8 @@ def parse(
         if reading.unreadable.isdisjoint(rule.reads):
             faults.extend(rule.find(options))
     if not options.cleanup_config:
-        faults.extend(not_yet_faults(options))
+        named = {fault.flag for fault in faults}
+        faults.extend(fault for fault in not_yet_faults(options) if fault.flag not in named)
     return tuple(faults) or canonical(options)
 
 

@@ -1,0 +1,67 @@
+"""What is not there yet is refused when asked for, and only then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kube_router.config.flag_table import BY_NAME
+from kube_router.config.not_yet import NOT_YET, missing_by_default, not_yet_faults
+from kube_router.config.options import defaults
+from kube_router.config.validate import parse
+
+ASKING: dict[str, dict[str, Any]] = {
+    "peer-router-ips": {"peer_router_ips": ("10.0.0.1",)},
+    "overlay-encap": {"overlay_encap": "fou"},
+    "overlay-type": {"overlay_type": "full"},
+    "router-id": {"router_id": "1.2.3.4"},
+    "runtime-endpoint": {"runtime_endpoint": "unix:///run/x"},
+    "service-tcp-timeout": {"service_tcp_timeout": 1.0},
+    "service-tcpfin-timeout": {"service_tcpfin_timeout": 1.0},
+    "service-udp-timeout": {"service_udp_timeout": 1.0},
+}
+NOBODY = {"run_router": False, "run_service_proxy": False, "run_firewall": False}
+
+
+def asking(flag: str) -> dict[str, Any]:
+    row = BY_NAME[flag]
+    return ASKING.get(flag) or {row.attribute: not row.default}
+
+
+@pytest.mark.parametrize("row", NOT_YET, ids=lambda row: row.flag)
+def test_a_value_that_asks_for_a_missing_part_is_refused_in_one_line(row: Any) -> None:
+    (fault,) = not_yet_faults(defaults(**asking(row.flag)))
+    assert str(fault) == f"--{row.flag}: asks for {row.part}, which this version does not do yet; leave it out"
+
+
+@pytest.mark.parametrize("row", NOT_YET, ids=lambda row: row.flag)
+def test_nothing_is_refused_of_a_controller_that_is_off(row: Any) -> None:
+    switched_off = not_yet_faults(defaults(**(NOBODY | asking(row.flag))))
+    owners = set(BY_NAME[row.flag].owners)
+    assert bool(list(switched_off)) is ("core" in owners)
+
+
+def test_defaults_ask_for_nothing_that_is_missing() -> None:
+    assert list(not_yet_faults(defaults())) == []
+
+
+def test_tunnels_are_not_asked_for_with_the_overlay_off() -> None:
+    assert list(not_yet_faults(defaults(enable_overlay=False, overlay_encap="fou", overlay_type="full"))) == []
+
+
+def test_cleaning_up_is_never_refused_for_a_missing_part() -> None:
+    assert isinstance(parse(["--hairpin-mode"], {}, open), tuple)
+    assert not isinstance(parse(["--hairpin-mode", "--cleanup-config"], {}, open), tuple)
+
+
+def test_a_default_that_cannot_be_followed_yet_is_told_and_not_refused() -> None:
+    assert len(missing_by_default(defaults())) == 2
+    assert missing_by_default(defaults(enable_overlay=False, disable_source_dest_check=False)) == ()
+    assert missing_by_default(defaults(run_router=False)) == ()
+
+
+def test_every_row_is_of_a_flag_and_there_is_one_row_a_flag() -> None:
+    flags = [row.flag for row in NOT_YET]
+    assert set(flags) <= BY_NAME.keys()
+    assert len(set(flags)) == len(flags)
