@@ -36,6 +36,10 @@ class Store(Mapping[Name, T], Generic[T]):
         """Objects that bear the word in the index, sorted by name."""
         return [self._objects[name] for name in sorted(self._indexes[index].get(word, ()))]
 
+    def each(self, index: str, word: Hashable) -> Iterator[T]:
+        """The same in no order, for callers whose answer does not depend on one: sorting is most of what `by` costs."""
+        return (self._objects[name] for name in self._indexes[index].get(word, ()))
+
     def put(self, name: Name, value: T) -> T | None:
         """Store; returns what was there before."""
         before = self._objects.get(name)

@@ -1,0 +1,91 @@
+"""A pod as a member of sets: of its own class when it runs here, and of every active selection that picks it, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kube_router.cache.cache import View
+from kube_router.cache.policies import DIRECTIONS, Direction, NamedPort, PolicyIndex, actionable
+from kube_router.desired import NOTHING, Desired, Note
+from kube_router.desired.netpol import names
+from kube_router.desired.netpol.base import Surroundings
+from kube_router.kit.net import Family, family_of
+from kube_router.model.names import LOCAL_PODS, set_name
+from kube_router.model.objects import Kind, Name, Pod, Ref
+from kube_router.model.state import State
+from kube_router.model.state.netfilter import Member, SetMember
+
+_MEMBER = Member()
+
+
+def pod_state(name: Name, view: View, *, index: PolicyIndex, around: Surroundings) -> Desired:
+    """Everything that the pod is a member of; nothing for a pod that is gone, has finished, or lives on its node's addresses."""
+    pod = view.pods.get(name)
+    if pod is None or not actionable(pod):
+        return NOTHING
+    local = index.is_local(pod)
+    state: State = {}
+    rivals: set[Name] = set()
+    for address in pod.ips:
+        family = family_of(address)
+        if family not in around.families:
+            continue
+        sharers = [other for other in view.pods.each("ip", address) if other.name != name and actionable(other)]
+        rivals.update(other.name for other in sharers)
+        for member in _as_peer(pod, sharers, address, view=view, index=index, family=family):
+            state[member] = _MEMBER
+        if local:
+            for member in _as_target(address, index, around, family):
+                state[member] = _MEMBER
+    return Desired(state, _notes(name, rivals) if local else ())
+
+
+def _as_target(address: str, index: PolicyIndex, around: Surroundings, family: Family) -> Iterable[SetMember]:
+    isolated = False
+    for direction in DIRECTIONS:
+        known = index.class_of(direction, address)
+        if known is None:
+            continue
+        isolated = True
+        yield SetMember(set_name(names.ISOLATED[direction], family), address)
+        yield SetMember(names.class_set(known, family), address)
+    if isolated and around.proxied:
+        yield SetMember(set_name(names.SELF, family), f"{address},{address}")
+    if not around.routed:
+        yield SetMember(set_name(LOCAL_PODS, family), address)
+
+
+def _as_peer(
+    pod: Pod, sharers: Iterable[Pod], address: str, *, view: View, index: PolicyIndex, family: Family
+) -> Iterable[SetMember]:
+    """An address that several live pods claim is a peer only where a rule admits all of them."""
+    for direction in DIRECTIONS:
+        picking = set(_picking(pod, direction, view, index))
+        for other in sharers:
+            picking.intersection_update(_picking(other, direction, view, index))
+        for selection in picking:
+            yield SetMember(names.selection_set(direction, selection, family), address)
+        if direction == "ingress" and not index.is_local(pod):
+            continue
+        for own in pod.ports:
+            port = NamedPort(direction, own.protocol, own.name)
+            if index.asked(port):
+                yield SetMember(names.port_set(port, family), f"{address},{own.protocol.lower()}:{own.port}")
+
+
+def _picking(pod: Pod, direction: Direction, view: View, index: PolicyIndex) -> list[str]:
+    namespace = view.namespaces.get(Name("", pod.name.namespace))
+    return index.picking(direction, pod, namespace.labels if namespace is not None else None)
+
+
+def _notes(name: Name, rivals: set[Name]) -> tuple[Note, ...]:
+    if not rivals:
+        return ()
+    others = ", ".join(sorted(str(rival) for rival in rivals))
+    return (
+        Note(
+            Ref(Kind.POD, name),
+            "AddressConflict",
+            f"shares an address with {others}: until one of them is gone, only what is allowed to all of them passes",
+        ),
+    )
