@@ -42,18 +42,18 @@ Changes = Mapping[Ref, Object | None]
 
 class View:
     """What controllers read. Stores by kind; indexes: pods by "ip", "node" and "namespace", slices by "service",
-    policies by "namespace", nodes by "address"."""
+    policies by "namespace", nodes by "address", Services by "claim" (model.objects.Claim), links by "address" (without length)."""
 
     def __init__(self) -> None:
         self.nodes: Store[Node] = Store(address=lambda node: node.addresses)
         self.pods: Store[Pod] = Store(
             ip=lambda pod: pod.ips, node=lambda pod: (pod.node_name,), namespace=lambda pod: (pod.name.namespace,)
         )
-        self.services: Store[Service] = Store()
+        self.services: Store[Service] = Store(claim=lambda service: service.claims())
         self.slices: Store[EndpointSlice] = Store(service=lambda piece: (piece.service,))
         self.policies: Store[NetworkPolicy] = Store(namespace=lambda policy: (policy.name.namespace,))
         self.namespaces: Store[Namespace] = Store()
-        self.interfaces: Store[Interface] = Store()
+        self.interfaces: Store[Interface] = Store(address=lambda link: (prefix.partition("/")[0] for prefix in link.addresses))
         self.paths: Store[BestPath] = Store()
         self._stores: dict[Kind, Store[Any]] = {
             Kind.NODE: self.nodes,

@@ -29,6 +29,8 @@ INPUT_CHAIN: Final = "KUBE-ROUTER-INPUT"
 FORWARD_CHAIN: Final = "KUBE-ROUTER-FORWARD"
 OUTPUT_CHAIN: Final = "KUBE-ROUTER-OUTPUT"
 
+PROTOCOLS: Final = {6: "tcp", 17: "udp", 132: "sctp"}  # IP protocols of Services, as set entries spell them
+
 
 def set_name(base: str, family: Family) -> str:
     """Kernel name of a set's twin in a family."""

@@ -7,7 +7,7 @@ docstring says what None means.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -103,6 +103,14 @@ class Ingress(msgspec.Struct, frozen=True):
     mode: str = "VIP"
 
 
+class Claim(NamedTuple):
+    """What one Service asks every node to serve, and no other Service can have at the same time. `address` "" is the node's own."""
+
+    address: str
+    protocol: str
+    port: int
+
+
 class Service(msgspec.Struct, frozen=True):
     """v1 Service. `created`: creationTimestamp text (RFC 3339 sorts as text). Policies are "Cluster" or "Local"."""
 
@@ -122,6 +130,15 @@ class Service(msgspec.Struct, frozen=True):
     health_check_node_port: int = 0
     load_balancer_class: str = ""
     source_ranges: tuple[str, ...] = ()
+
+    def claims(self) -> Iterator[Claim]:
+        """Every address and port that it names, and its node ports; some may be named twice."""
+        addresses = (*self.cluster_ips, *self.external_ips, *(entry.address for entry in self.ingress))
+        for port in self.ports:
+            for address in addresses:
+                yield Claim(address, port.protocol, port.port)
+            if port.node_port:
+                yield Claim("", port.protocol, port.node_port)
 
 
 class Endpoint(msgspec.Struct, frozen=True):

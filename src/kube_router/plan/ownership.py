@@ -9,7 +9,10 @@
 | set                  | its name is one of ours, or has a prefix of ours (IPv6 twins carry "inet6:" before it)       |
 | chain                | its name is one of ours, or has a prefix of ours                                            |
 | jump                 | it leads to a chain of ours                                                                 |
-| IPVS service         | its address is in our sets or the original's, when we start; or we made it since            |
+| IPVS service         | we made it; or, when we start, an earlier run did, which left its address and port in      |
+|                      | kube-router-ipvs-services, or its address alone in kube-router-service-ips (or in the       |
+|                      | original's later names); the second does not count for an address of the node itself,       |
+|                      | which node ports put there and which others may serve on other ports                        |
 | speaker              | its configuration is ours as a whole: the sidecar serves nobody else                        |
 
 Everything else is invisible: never listed in a plan, never written, never removed.
@@ -17,6 +20,7 @@ Everything else is invisible: never listed in a plan, never written, never remov
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from kube_router.model import names
@@ -79,6 +83,23 @@ _BY_KIND: Final[dict[type[Key], str]] = {
     AssignmentKey: SPEAKER,
     PathKey: SPEAKER,
 }
+
+
+def adopted_services(members: Iterable[SetMember]) -> Callable[[VirtualServerKey], bool]:
+    """The test for IPVS services that an earlier run of ours, or of the original, left behind; `members`: of all our sets."""
+    entries: dict[str, set[str]] = {}
+    for member in members:
+        entries.setdefault(member.set.removeprefix(names.IPV6_SET_PREFIX), set()).add(member.entry)
+    ports = entries.get(names.IPVS_SERVICES, set()) | entries.get(names.LATER_IPVS_SERVICES, set())
+    addresses = entries.get(names.SERVICE_IPS, set()) | entries.get(names.LATER_SERVICE_IPS, set())
+    vips = addresses - entries.get(names.LOCAL_IPS, set())
+
+    def ours(key: VirtualServerKey) -> bool:
+        if key.mark:
+            return False
+        return key.address in vips or f"{key.address},{names.PROTOCOLS.get(key.protocol, key.protocol)}:{key.port}" in ports
+
+    return ours
 
 
 def set_owner(name: str) -> str | None:

@@ -1,0 +1,156 @@
+"""Service addresses on our dummy link, each with a local route that gives the host the node's own address as source.
+
+    packet to a VIP --> table local: local VIP dev kube-dummy-if src NODE --> INPUT --> IPVS
+
+Without the source a process of the host would talk to a VIP from the VIP itself, and no other node could answer it.
+
+- IPv4: our route takes the place of the one that the kernel makes for the address.
+- IPv6: the kernel's own route (metric 0) goes before ours is made. The order makes it safe to repeat: whichever of the two
+  exist, afterwards ours is the only one.
+- On removal the address goes first, then the route, which the kernel does not count as belonging to it.
+
+It refuses to make the link (links.py), and to touch link-local addresses, which are the kernel's.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from socket import if_nametoindex
+from typing import Final
+
+from kube_router.apply.kernel.netlink_socket import ROUTE, Fault, NetlinkSocket
+from kube_router.codec import addresses as codec
+from kube_router.codec.netlink import Message, Reply
+from kube_router.kit.errors import Stale
+from kube_router.kit.net import FAMILIES, Family, family_of
+from kube_router.model.names import DUMMY
+from kube_router.model.state import Change, Key, Value
+from kube_router.model.state.links import Address, AddressKey
+
+_NO_ADDRESS: Final = "none"  # scope of an address that is not there although its route is
+_HOST_LENGTH: Final[dict[Family, int]] = {4: 32, 6: 128}
+_LINK_LOCAL: Final = ("fe8", "fe9", "fea", "feb")  # fe80::/10
+
+# A message with the error numbers that mean that the world is as it wants already.
+_Step = tuple[Message, frozenset[int]]
+_THERE: Final = frozenset({errno.EEXIST})
+_ABSENT: Final = frozenset({errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV})
+
+
+class AddressTarget:
+    """Addresses of one link, in the network namespace in which it was made."""
+
+    kinds: tuple[type[Key], ...] = (AddressKey,)
+
+    def __init__(self, link: str = DUMMY) -> None:
+        self._name = link
+        self._lock = threading.Lock()
+        self._socket = NetlinkSocket(ROUTE)
+
+    @property
+    def sent(self) -> int:
+        """Messages sent to the kernel so far."""
+        return self._socket.sent
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._socket.close()
+
+    def observe(self, wanted: Mapping[Key, Value]) -> Mapping[Key, Value]:
+        """All addresses of the link but link-local ones, and all leftover local routes over it (as addresses of scope "none")."""
+        del wanted
+        with self._lock:
+            link = self._index()
+            if link == 0:
+                return {}
+            found: dict[Key, Value] = {}
+            for family in FAMILIES:
+                sources = self._sources(family, link)
+                for reply in self._dump(codec.dump_addresses(family, link=link)):
+                    held = codec.parse_address(reply, link=link)
+                    if held is None or _is_link_local(held.address):
+                        continue
+                    # The kernel chooses the scope of an IPv6 address: nothing to compare.
+                    scope = held.scope if family == 4 else Address().scope
+                    prefix = f"{held.address}/{held.length}"
+                    found[AddressKey(self._name, prefix)] = Address(scope, sources.pop(held.address, ""))
+                for address, source in sources.items():
+                    if not _is_link_local(address):
+                        found[AddressKey(self._name, f"{address}/{_HOST_LENGTH[family]}")] = Address(_NO_ADDRESS, source)
+            return found
+
+    def apply(self, changes: Sequence[Change]) -> Mapping[Key, str]:
+        """Make the changes in order. One that is refused half way is taken back whole. Stale when the link is missing."""
+        with self._lock:
+            link = self._index()
+            if link == 0:
+                if any(change.after is not None for change in changes):
+                    raise Stale(f"link {self._name} is missing")
+                return {}
+            rejected = self._send([(change, step) for change in changes for step in _steps(change, link)])
+            undone = [Change(change.key, None, None) for change in changes if change.key in rejected and change.after is not None]
+            self._send([(change, step) for change in undone for step in _steps(change, link)])
+            return rejected
+
+    def _send(self, steps: Sequence[tuple[Change, _Step]]) -> dict[Key, str]:
+        faults = self._socket.send([message for _, (message, _) in steps])
+        rejected: dict[Key, str] = {}
+        for n, fault in sorted(faults.items()):
+            change, (message, settled) = steps[n]
+            if fault.number not in settled:
+                rejected.setdefault(change.key, _reason(change, message, fault))
+        return rejected
+
+    def _index(self) -> int:
+        try:
+            return if_nametoindex(self._name)
+        except OSError:
+            return 0
+
+    def _sources(self, family: Family, link: int) -> dict[str, str]:
+        """Preferred source of each address's local route; of several the one that counts, which is that of least metric."""
+        best: dict[str, codec.LocalRoute] = {}
+        for reply in self._dump(codec.dump_local_routes(family, link=link)):
+            route = codec.parse_local_route(reply, link=link)
+            if route is not None and (route.address not in best or route.metric < best[route.address].metric):
+                best[route.address] = route
+        # The kernel's own IPv4 route names the address itself.
+        return {address: "" if route.source == address else route.source for address, route in best.items()}
+
+    def _dump(self, request: Message) -> list[Reply]:
+        try:
+            return self._socket.dump(request)
+        except OSError as fault:
+            raise Stale(f"addresses of {self._name} cannot be read: {fault}") from fault
+
+
+def _steps(change: Change, link: int) -> Iterator[_Step]:
+    assert isinstance(change.key, AddressKey)
+    address, _, length = change.key.prefix.partition("/")
+    family = family_of(address)
+    before, after = change.before, change.after
+    # Nothing but a new start brings back the kernel's own route, or gives an address another scope.
+    renew = isinstance(before, Address) and isinstance(after, Address) and (before.scope != after.scope or not after.source)
+    if after is None or renew:
+        yield codec.delete_address(address, family, length=int(length), link=link), _ABSENT
+        yield codec.delete_route(address, family, link=link), _ABSENT
+    if after is None:
+        return
+    assert isinstance(after, Address)
+    yield codec.new_address(address, family, link=link, scope=after.scope), _THERE
+    if after.source:
+        if family == 6:
+            yield codec.delete_route(address, family, link=link), _ABSENT
+        yield codec.new_route(address, family, link=link, source=after.source), frozenset()
+
+
+def _reason(change: Change, message: Message, fault: Fault) -> str:
+    if codec.is_route(message) and isinstance(change.after, Address):
+        return f"no local route with source {change.after.source}, which has to be an address of this node ({fault})"
+    return str(fault)
+
+
+def _is_link_local(address: str) -> bool:
+    return address.startswith(_LINK_LOCAL)
