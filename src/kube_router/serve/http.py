@@ -1,7 +1,8 @@
 """A small HTTP/1.1 server for probes and scrapes, on the program's own event loop.
 
-One request a connection, answered by the path alone; any method will do, as with the original. Slow, oversized, malformed or
-too many requests are turned away. It refuses everything else: bodies, TLS, keep-alive, compression.
+One request a connection, answered by the path alone; any method will do, as with the original. Slow, oversized and malformed
+requests are turned away; when too many connections are open, the one that has been asking for longest makes room, so that
+nobody can keep the kubelet's probe out by holding connections. It refuses everything else: bodies, TLS, keep-alive, compression.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class HttpServer:
         self._read_timeout = read_timeout
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._asking: dict[asyncio.Task[None], None] = {}  # those whose request is not complete, oldest first
 
     async def start(self, host: str, port: int) -> None:
         """Listen on that address and port; an empty host means all addresses of both families. OSError if we cannot."""
@@ -72,29 +74,35 @@ class HttpServer:
         await asyncio.gather(*self._connections, return_exceptions=True)
         self._server = None
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # the stream server runs this in a task of its own
-        crowded = len(self._connections) >= MOST_CONNECTIONS
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._connections) >= MOST_CONNECTIONS:
+            if not self._asking:
+                writer.transport.abort()
+                return
+            next(iter(self._asking)).cancel()
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._connections.add(task)
+        self._asking[task] = None
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        self._asking.pop(task, None)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             # A client that goes away is no event of ours.
             with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(self._read_timeout + ANSWER_TIMEOUT):
-                    await self._exchange(reader, writer, crowded)
+                    method, response = await self._answer(reader)
+                    if response is not None:
+                        writer.write(_encoded(response, with_body=method != "HEAD"))
+                        await writer.drain()
+        except Exception:
+            writer.write(_encoded(_plain(HTTPStatus.INTERNAL_SERVER_ERROR), with_body=True))
+            raise
         finally:
-            self._connections.discard(task)
             writer.close()
-
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, crowded: bool) -> None:
-        if crowded:
-            writer.write(_encoded(_plain(HTTPStatus.SERVICE_UNAVAILABLE), with_body=True))
-            await writer.drain()
-            return
-        method, response = await self._answer(reader)
-        if response is not None:
-            writer.write(_encoded(response, with_body=method != "HEAD"))
-            await writer.drain()
 
     async def _answer(self, reader: asyncio.StreamReader) -> tuple[str, Response | None]:
         """The request's method and what to say; nothing to somebody who never finished asking."""
@@ -107,11 +115,18 @@ class HttpServer:
             return "", None
         except TimeoutError:
             return "", _plain(HTTPStatus.REQUEST_TIMEOUT)
+        finally:
+            self._no_longer_asking()
         words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
             return "", _plain(HTTPStatus.BAD_REQUEST)
         handler = self._routes.get(words[1].partition("?")[0])
         return words[0], _plain(HTTPStatus.NOT_FOUND) if handler is None else await handler()
+
+    def _no_longer_asking(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # every connection is served by a task
+        self._asking.pop(task, None)
 
 
 def _everywhere(port: int) -> socket.socket:

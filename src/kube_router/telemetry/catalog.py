@@ -19,13 +19,17 @@ SERVICE: Final = ("svc_namespace", "service_name", "service_vip", "protocol", "p
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One family of series; `labels` in the order in which they are written."""
+    """One family of series; `labels` in the order in which they are written.
+
+    `at_scrape` marks what is only read when somebody asks: it is absent, not 0, when the reading fails.
+    """
 
     name: str
     kind: Kind
     owner: Owner
     help: str
     labels: tuple[str, ...] = ()
+    at_scrape: bool = False
 
     @property
     def exposed_name(self) -> str:
@@ -34,7 +38,7 @@ class Metric:
 
 
 def _service(name: str, kind: Kind, words: str) -> Metric:
-    return Metric(f"service_{name}", kind, "proxy", words, SERVICE)
+    return Metric(f"service_{name}", kind, "proxy", words, SERVICE, at_scrape=True)
 
 
 THE_ORIGINALS: Final = (
@@ -62,7 +66,8 @@ THE_ORIGINALS: Final = (
     Metric("controller_policy_chains", "gauge", "firewall", "Chains of policies in the kernel."),
     Metric("controller_policy_ipsets", "gauge", "firewall", "Sets of policies in the kernel."),
     Metric("controller_ipvs_services_sync_time", "histogram", "proxy", "Seconds of a pass of the service proxy."),
-    Metric("controller_ipvs_services", "gauge", "proxy", "IPVS services of this node, foreign ones included."),
+    Metric("controller_ipvs_services", "gauge", "proxy", "IPVS services of this node, foreign ones included.",
+           at_scrape=True),
     _service("total_connections", "counter", "Connections to the Service."),
     _service("packets_in", "counter", "Packets to the Service."),
     _service("packets_out", "counter", "Packets from the Service."),
@@ -90,13 +95,19 @@ OURS: Final = (
     Metric("scrape_errors_total", "counter", "core", "Parts of the metrics that could not be read.", ("part",)),
 )
 
+
+
+def _process(name: str, kind: Kind, words: str) -> Metric:
+    return Metric(FOREIGN_PREFIX + name, kind, "core", words, at_scrape=True)
+
+
 EVERY_PROCESS: Final = (
-    Metric("process_cpu_seconds_total", "counter", "core", "Processor time used, in seconds."),
-    Metric("process_resident_memory_bytes", "gauge", "core", "Memory in use, in bytes."),
-    Metric("process_virtual_memory_bytes", "gauge", "core", "Address space in use, in bytes."),
-    Metric("process_start_time_seconds", "gauge", "core", "When the process started, in Unix time."),
-    Metric("process_open_fds", "gauge", "core", "Open file descriptors."),
-    Metric("process_max_fds", "gauge", "core", "Most file descriptors that may be open."),
+    _process("cpu_seconds_total", "counter", "Processor time used, in seconds."),
+    _process("resident_memory_bytes", "gauge", "Memory in use, in bytes."),
+    _process("virtual_memory_bytes", "gauge", "Address space in use, in bytes."),
+    _process("start_time_seconds", "gauge", "When the process started, in Unix time."),
+    _process("open_fds", "gauge", "Open file descriptors."),
+    _process("max_fds", "gauge", "Most file descriptors that may be open."),
 )
 
 CATALOG: Final[tuple[Metric, ...]] = THE_ORIGINALS + OURS + EVERY_PROCESS

@@ -23,7 +23,8 @@ Format = Literal["text", "json"]
 ALWAYS, STEP, DETAIL, DEBUG, TICK = range(5)
 LIBRARY_INFO: Final = DEBUG
 """Verbosity from which on lines of level INFO of libraries are shown; their warnings always are."""
-RESERVED: Final = frozenset({"time", "level", "logger", "event", "exception", "exc_info"})
+RESERVED: Final = frozenset({"time", "level", "logger", "event", "exception", "exc_info", "self", "method_name"})
+"""Names a line or structlog's own call has taken; a field of such a name gets an underscore."""
 Event = MutableMapping[str, Any]
 
 

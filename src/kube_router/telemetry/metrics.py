@@ -197,7 +197,7 @@ class Registry:
         if metric.kind == "histogram":
             slots = self._slots[metric.name] or ({} if metric.labels else {(): _empty_slots()})
             return {labels: Distribution(tuple(int(n) for n in s[:-1]), s[-1]) for labels, s in slots.items()}
-        untouched: dict[Values, float | Distribution] = {} if metric.labels or _foreign(metric) else {(): 0}
+        untouched: dict[Values, float | Distribution] = {} if metric.labels or metric.at_scrape else {(): 0}
         return untouched | self._numbers[metric.name]
 
     def _values(self, name: str, kind: Kind, labels: Labels | None) -> Values:
@@ -205,11 +205,6 @@ class Registry:
         if metric.kind != kind or given.keys() != set(metric.labels):
             raise ValueError(f"{name} is a {metric.kind} with the labels {metric.labels}, not a {kind} with {given}")
         return tuple(given[label] for label in metric.labels)
-
-
-def _foreign(metric: Metric) -> bool:
-    """Read at scrape only: absent rather than 0 when the reading fails."""
-    return metric.exposed_name == metric.name
 
 
 def _empty_slots() -> list[float]:
