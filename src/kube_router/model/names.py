@@ -28,6 +28,7 @@ HAIRPIN_CHAIN: Final = "KUBE-ROUTER-HAIRPIN"
 INPUT_CHAIN: Final = "KUBE-ROUTER-INPUT"
 FORWARD_CHAIN: Final = "KUBE-ROUTER-FORWARD"
 OUTPUT_CHAIN: Final = "KUBE-ROUTER-OUTPUT"
+TRIAL_CHAIN: Final = "KUBE-ROUTER-TRIAL"  # nothing leads to it: refused rules are looked for in it, then it goes
 
 PROTOCOLS: Final = {6: "tcp", 17: "udp", 132: "sctp"}  # IP protocols of Services, as set entries spell them
 
