@@ -164,9 +164,7 @@ def test_the_speaker_is_where_its_own_flag_or_the_admin_flags_say(overrides: dic
     assert defaults(**overrides).gobgp_target == target
 
 
-@pytest.mark.parametrize(
-    ("four", "six", "families"), [(True, False, (4,)), (True, True, (4, 6)), (False, True, (6,)), (False, False, ())]
-)
+@pytest.mark.parametrize(("four", "six", "families"), [(True, False, (4,)), (True, True, (4, 6)), (False, True, (6,)), (False, False, ())])
 def test_families_are_the_enabled_ones(four: bool, six: bool, families: tuple[Family, ...]) -> None:
     assert defaults(enable_ipv4=four, enable_ipv6=six).families == families
 

@@ -31,15 +31,12 @@ NO_ROUTER = {"run_router": False}
         ({}, ["10.0.0.1"], ["10.1.0.0"], ["pod CIDRs of this node"]),
     ],
 )
-def test_all_faults_of_a_node_are_named(
-    overrides: dict[str, Any], addresses: list[str], cidrs: list[str], flags: list[str]
-) -> None:
+def test_all_faults_of_a_node_are_named(overrides: dict[str, Any], addresses: list[str], cidrs: list[str], flags: list[str]) -> None:
     assert [fault.flag for fault in node_faults(defaults(**overrides), addresses, cidrs)] == flags
 
 
 def test_a_missing_address_is_told_with_those_that_are_there_and_the_way_out() -> None:
     (fault,) = node_faults(defaults(enable_ipv6=True), ["10.0.0.1"], ["10.1.0.0/24"])
     assert str(fault) == (
-        "--enable-ipv6=true: this node has no IPv6 address (its Node object lists: 10.0.0.1); "
-        "give the node one, or --enable-ipv6=false"
+        "--enable-ipv6=true: this node has no IPv6 address (its Node object lists: 10.0.0.1); give the node one, or --enable-ipv6=false"
     )

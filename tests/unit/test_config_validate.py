@@ -44,8 +44,7 @@ def test_a_mistyped_name_a_bad_duration_and_a_bad_number_are_all_named() -> None
         "kube-router: not started, 3 faults:",
         "  --run-firewal=true: unknown flag; did you mean --run-firewall?",
         "  --bgp-holdtime=x: not a duration; give numbers with units (ns us ms s m h), such as 1m30s",
-        "  --cluster-asn=9999999999: not accepted; give a private AS number, 64512..65535 or 4200000000..4294967294,"
-        " or 0 for 64512",
+        "  --cluster-asn=9999999999: not accepted; give a private AS number, 64512..65535 or 4200000000..4294967294, or 0 for 64512",
         "Flags are explained by kube-router --help.",
     ]
 
@@ -171,9 +170,7 @@ def test_with_help_or_version_only_the_syntax_counts() -> None:
 
 
 def test_ranges_come_out_canonical_and_once() -> None:
-    options = accepted(
-        "--enable-ipv6 --service-cluster-ip-range=10.96.7.1/12,FD00:0::1/108 --excluded-cidrs=10.1.0.0/8,10.0.0.0/8"
-    )
+    options = accepted("--enable-ipv6 --service-cluster-ip-range=10.96.7.1/12,FD00:0::1/108 --excluded-cidrs=10.1.0.0/8,10.0.0.0/8")
     assert options.service_cluster_ip_range == ("10.96.0.0/12", "fd00::/108")
     assert options.excluded_cidrs == ("10.0.0.0/8",)
 

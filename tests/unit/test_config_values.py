@@ -114,9 +114,7 @@ def test_an_unsigned_number_is_read_in_the_base_it_shows(text: str, expected: in
     assert value("uint32", text) == expected
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", "-1", "+1", " 1", "1 ", "1.0", "08", "0x", "0b2", "_1", "1_", "1__0", "1e3", "\u0661"]
-)
+@pytest.mark.parametrize("text", ["", "x", "-1", "+1", " 1", "1 ", "1.0", "08", "0x", "0b2", "_1", "1_", "1__0", "1e3", "\u0661"])
 def test_what_is_no_unsigned_number_is_refused(text: str) -> None:
     with pytest.raises(BadValue, match="not a whole number"):
         value("uint32", text)
@@ -173,9 +171,7 @@ def test_any_strings_can_be_given_as_one_quoted_list(items: list[str]) -> None:
         ("2001:DB8:0::1", ("2001:db8::1",)), ("::ffff:10.0.0.1", ("10.0.0.1",)),
     ],
 )  # fmt: skip
-def test_a_list_of_addresses_is_read_without_quotes_and_blanks_and_made_canonical(
-    text: str, expected: tuple[str, ...]
-) -> None:
+def test_a_list_of_addresses_is_read_without_quotes_and_blanks_and_made_canonical(text: str, expected: tuple[str, ...]) -> None:
     assert value("ipSlice", text) == expected
 
 

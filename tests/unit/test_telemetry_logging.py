@@ -32,9 +32,7 @@ def configured(stream: io.StringIO, *, form: logging.Format = "text", verbosity:
 
 def test_a_text_line_has_time_level_part_event_and_fields(stream: io.StringIO) -> None:
     configured(stream).info("synced", services=3, took=0.1234567, name="a b", empty="", quoted='x"y')
-    assert stream.getvalue() == (
-        f'{STAMP} info    proxy: synced services=3 took=0.123457 name="a b" empty="" quoted="x\\"y"\n'
-    )
+    assert stream.getvalue() == (f'{STAMP} info    proxy: synced services=3 took=0.123457 name="a b" empty="" quoted="x\\"y"\n')
 
 
 def test_a_json_line_has_the_same(stream: io.StringIO) -> None:

@@ -126,9 +126,7 @@ def test_replacing_a_gauge_makes_the_series_not_named_disappear() -> None:
     registry.replace("bgp_peer_info", {("10.0.0.2", "internal", "64512", "idle"): 1})
     registry.replace("bgp_peer_info", {("10.0.0.3", "external", "65001", "established"): 1})
     series = [line for line in shown(registry).splitlines() if line.startswith("kube_router_bgp_peer_info")]
-    assert series == [
-        'kube_router_bgp_peer_info{address="10.0.0.3",type="external",asn="65001",state="established"} 1'
-    ]
+    assert series == ['kube_router_bgp_peer_info{address="10.0.0.3",type="external",asn="65001",state="established"} 1']
 
 
 def test_a_gauge_goes_up_and_down() -> None:
@@ -170,8 +168,7 @@ def test_what_is_read_at_scrape_is_read_anew_each_time() -> None:
     readings = iter([[Sample("service_bytes_in", labels, 5)], []])
     registry.at_scrape("ipvs", lambda: next(readings))
     assert (
-        'kube_router_service_bytes_in{svc_namespace="default",service_name="web",service_vip="10.96.0.1",'
-        'protocol="tcp",port="80"} 5\n'
+        'kube_router_service_bytes_in{svc_namespace="default",service_name="web",service_vip="10.96.0.1",protocol="tcp",port="80"} 5\n'
     ) in shown(registry)
     assert "service_bytes_in" not in shown(registry)
 

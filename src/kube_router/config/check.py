@@ -36,7 +36,7 @@ def is_address(text: str) -> bool:
 
 
 def split_host_port(text: str) -> tuple[str, int] | None:
-    """"host:port" or "[IPv6]:port" in parts, the brackets taken off; None when it is not of that shape."""
+    """ "host:port" or "[IPv6]:port" in parts, the brackets taken off; None when it is not of that shape."""
     host, colon, port = text.rpartition(":")
     if not colon or not _DIGITS.match(port) or not 1 <= int(port) <= 65535:
         return None
@@ -81,13 +81,9 @@ def is_peer_asn(asn: int) -> bool:
 
 POSITIVE: Final = Check("a duration above 0, such as 5m0s", lambda seconds: seconds > 0)
 NOT_NEGATIVE: Final = Check("a duration of 0s or more, such as 30s", lambda seconds: seconds >= 0)
-HOLD_TIME: Final = Check(
-    "3s..65535s (it travels as 16 bits of seconds; RFC 4271 refuses 1 and 2)", lambda seconds: 3 <= seconds < 65536
-)
+HOLD_TIME: Final = Check("3s..65535s (it travels as 16 bits of seconds; RFC 4271 refuses 1 and 2)", lambda seconds: 3 <= seconds < 65536)
 # The kernel takes whole seconds and at most INT_MAX / HZ of them (ip_vs_set_timeout); HZ is 1000 at most.
-IPVS_TIMEOUT: Final = Check(
-    "0s (keep the kernel's value) or 1s..2147483s", lambda seconds: seconds == 0 or 1 <= seconds <= 2147483
-)
+IPVS_TIMEOUT: Final = Check("0s (keep the kernel's value) or 1s..2147483s", lambda seconds: seconds == 0 or 1 <= seconds <= 2147483)
 CLUSTER_ASN: Final = Check(
     "a private AS number, 64512..65535 or 4200000000..4294967294, or 0 for 64512",
     lambda asn: asn == 0 or is_cluster_asn(asn),
@@ -97,12 +93,8 @@ PEER_ASNS: Final = Check(
     lambda asns: all(is_peer_asn(asn) for asn in asns),
 )
 PORTS: Final = Check("ports, each 1..65535", lambda ports: all(1 <= port <= 65535 for port in ports))
-BIND_ADDRESS: Final = Check(
-    "an IP address or host name to listen on, or nothing for all addresses", _is_bind_address
-)
-IP_ADDRESS: Final = Check(
-    "an IP address, or nothing for 127.0.0.1", lambda text: not text or ("%" not in text and is_address(text))
-)
+BIND_ADDRESS: Final = Check("an IP address or host name to listen on, or nothing for all addresses", _is_bind_address)
+IP_ADDRESS: Final = Check("an IP address, or nothing for 127.0.0.1", lambda text: not text or ("%" not in text and is_address(text)))
 HTTP_PATH: Final = Check("a path that begins with /, such as /metrics", lambda text: bool(_HTTP_PATH.match(text)))
 NODE_NAME: Final = Check(
     "the name of a Node object: lower-case letters, digits, '-' and '.'",

@@ -47,7 +47,7 @@ def parse_duration(text: str) -> int:
 def _nanoseconds(whole: str, fraction: str, unit: int) -> int:
     if len(whole.lstrip("0")) > _MOST_DIGITS:
         raise ValueError("a duration that is too long")
-    digits = fraction[:_MOST_DIGITS - 1]  # more cannot matter: a nanosecond of an hour is the 13th digit
+    digits = fraction[: _MOST_DIGITS - 1]  # more cannot matter: a nanosecond of an hour is the 13th digit
     return int(whole or "0") * unit + (int(digits) * unit // 10 ** len(digits) if digits else 0)
 
 

@@ -20,6 +20,8 @@ EVERYBODY: Final[tuple[Owner, ...]] = ("core", "router", "proxy", "firewall")
 PORT_OR_OFF: Final = check.between(0, 65535)
 MILLISECONDS: Final = check.between(1, 4294967)  # becomes microseconds in 32 bits on its way to the speaker
 
+# A table reads best with its rows in as few lines as they need.
+# fmt: off
 _CORE_FLAGS: Final = (
     Flag("cache-sync-timeout", "duration", 60.0, CORE,
          "How long to wait at start for the first complete lists from the API server.", check.POSITIVE),
@@ -174,6 +176,7 @@ _ALLOCATOR_FLAGS: Final = (
     Flag("loadbalancer-sync-period", "duration", 60.0, ALLOCATOR,
          "Time between complete passes of the load-balancer allocator.", check.POSITIVE),
 )
+# fmt: on
 
 FLAGS: Final[tuple[Flag, ...]] = tuple(
     sorted(_CORE_FLAGS + _ROUTER_FLAGS + _PROXY_FLAGS + _FIREWALL_FLAGS + _ALLOCATOR_FLAGS, key=lambda flag: flag.name)

@@ -34,7 +34,6 @@ NOT_YET: Final[tuple[NotYet, ...]] = (
     NotYet("enable-pprof", lambda o: o.enable_pprof, "profiling over HTTP"),
     NotYet("hairpin-mode", lambda o: o.hairpin_mode, "hairpin traffic"),
     NotYet("ipvs-graceful-termination", lambda o: o.ipvs_graceful_termination, "draining of removed endpoints"),
-    NotYet("masquerade-all", lambda o: o.masquerade_all, "masquerading of all Service traffic"),
     NotYet("netpol-default-deny", lambda o: o.netpol_default_deny, "denying pods whose policies are not in place"),
     NotYet("nodeport-bindon-all-ip", lambda o: o.nodeport_bindon_all_ip, "node ports on every address"),
     NotYet("nodes-full-mesh", lambda o: not o.nodes_full_mesh, "a mesh other than of all nodes"),

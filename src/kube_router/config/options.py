@@ -134,9 +134,7 @@ class Options:
         """
         if self.gobgp_api:
             return self.gobgp_api
-        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(
-            self.gobgp_admin_address, self.gobgp_admin_address
-        )
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.gobgp_admin_address, self.gobgp_admin_address)
         return f"[{host}]:{self.gobgp_admin_port}" if ":" in host else f"{host}:{self.gobgp_admin_port}"
 
     @property
@@ -175,5 +173,3 @@ def defaults(**overrides: Any) -> Options:
     The overrides are taken as they are: give them parsed and canonical, as the attributes are described.
     """
     return Options(**({flag.attribute: flag.default for flag in FLAGS} | ENVIRONMENT_DEFAULTS | overrides))
-
-

@@ -158,9 +158,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(("loadbalancer-ip-range", "enable-ipv4", "enable-ipv6"), _allocator_range),
     Rule(("excluded-cidrs",), _excluded),
     Rule(("service-node-port-range",), _node_ports),
-    Rule(
-        ("bgp-graceful-restart", "bgp-graceful-restart-time", "bgp-graceful-restart-deferral-time"), _restart_times
-    ),
+    Rule(("bgp-graceful-restart", "bgp-graceful-restart-time", "bgp-graceful-restart-deferral-time"), _restart_times),
     Rule(("peer-router-ips", "peer-router-asns"), _peer_asns),
     Rule(("peer-router-ips", "peer-router-ports"), _peer_ports),
     Rule(("peer-router-ips", "peer-router-passwords"), _peer_passwords),

@@ -22,9 +22,7 @@ PASSWORDS_FILE: Final = "peer-router-passwords-file"
 CIDR_LISTS: Final = ("excluded_cidrs", "loadbalancer_ip_range", "service_cluster_ip_range", "service_external_ip_range")
 
 
-def parse(
-    arguments: Sequence[str], environ: Mapping[str, str], read_file: Callable[[str], str]
-) -> Options | tuple[Fault, ...]:
+def parse(arguments: Sequence[str], environ: Mapping[str, str], read_file: Callable[[str], str]) -> Options | tuple[Fault, ...]:
     """Options of these arguments (without the program's name), or every fault in them, at least one.
 
     `read_file` gives the text of a file and raises OSError or UnicodeDecodeError. With --help or --version only syntax
@@ -51,9 +49,7 @@ def parse(
 
 def canonical(options: Options) -> Options:
     """The same options with the CIDRs of lists in canonical text; for options that passed the rules."""
-    lists: dict[str, Any] = {
-        name: tuple(dict.fromkeys(canonical_cidr(cidr) for cidr in getattr(options, name))) for name in CIDR_LISTS
-    }
+    lists: dict[str, Any] = {name: tuple(dict.fromkeys(canonical_cidr(cidr) for cidr in getattr(options, name))) for name in CIDR_LISTS}
     return replace(options, **lists)
 
 
@@ -74,9 +70,7 @@ def _environment(override: str, environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _file_items(
-    path: str, read_file: Callable[[str], str], reading: Reading, faults: list[Fault]
-) -> Sequence[str]:
+def _file_items(path: str, read_file: Callable[[str], str], reading: Reading, faults: list[Fault]) -> Sequence[str]:
     try:
         return split_file(read_file(path))
     except (OSError, UnicodeDecodeError) as error:

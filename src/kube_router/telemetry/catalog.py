@@ -41,14 +41,16 @@ def _service(name: str, kind: Kind, words: str) -> Metric:
     return Metric(f"service_{name}", kind, "proxy", words, SERVICE, at_scrape=True)
 
 
+# A table reads best with its rows in as few lines as they need.
+# fmt: off
 THE_ORIGINALS: Final = (
     Metric("build_info", "gauge", "core", "Always 1; the labels tell version and runtime.", ("goversion", "version")),
     Metric("controller_ipvs_metrics_export_time", "histogram", "proxy", "Seconds that reading IPVS for a scrape took."),
-    Metric("bgp_peer_info", "gauge", "router", "Always 1, one per BGP peer, with its session's state.",
-           ("address", "type", "asn", "state")),
+    Metric(
+        "bgp_peer_info", "gauge", "router", "Always 1, one per BGP peer, with its session's state.", ("address", "type", "asn", "state")
+    ),
     Metric("controller_bgp_advertisements_received", "counter", "router", "Changes of best paths, own ones included."),
-    Metric("controller_bgp_advertisements_sent", "counter", "router", "Paths handed to the speaker or taken back.",
-           ("type",)),
+    Metric("controller_bgp_advertisements_sent", "counter", "router", "Paths handed to the speaker or taken back.", ("type",)),
     Metric("controller_bgp_internal_peers_sync_time", "histogram", "router", "Seconds to bring node peers up to date."),
     Metric("controller_routes_sync_time", "histogram", "router", "Seconds to bring the sets of pods and nodes up to date."),
     Metric("host_routes_synced", "gauge", "router", "Routes to other nodes that the kernel is to have."),
@@ -66,8 +68,7 @@ THE_ORIGINALS: Final = (
     Metric("controller_policy_chains", "gauge", "firewall", "Chains of policies in the kernel."),
     Metric("controller_policy_ipsets", "gauge", "firewall", "Sets of policies in the kernel."),
     Metric("controller_ipvs_services_sync_time", "histogram", "proxy", "Seconds of a pass of the service proxy."),
-    Metric("controller_ipvs_services", "gauge", "proxy", "IPVS services of this node, foreign ones included.",
-           at_scrape=True),
+    Metric("controller_ipvs_services", "gauge", "proxy", "IPVS services of this node, foreign ones included.", at_scrape=True),
     _service("total_connections", "counter", "Connections to the Service."),
     _service("packets_in", "counter", "Packets to the Service."),
     _service("packets_out", "counter", "Packets from the Service."),
@@ -82,19 +83,17 @@ THE_ORIGINALS: Final = (
 
 OURS: Final = (
     Metric("controller_sync_errors_total", "counter", "core", "Passes that ended in an error.", ("controller",)),
-    Metric("controller_last_success_timestamp_seconds", "gauge", "core", "When a pass last ended well, in Unix time.",
-           ("controller",)),
+    Metric("controller_last_success_timestamp_seconds", "gauge", "core", "When a pass last ended well, in Unix time.", ("controller",)),
     Metric("drift_repaired_total", "counter", "core", "State that others had changed and an audit put right.", ("kind",)),
     Metric("kernel_writes_total", "counter", "core", "Changes written, by where to.", ("target",)),
-    Metric("rejected_items_total", "counter", "core", "Objects or parts of them that could not be served.",
-           ("controller", "kind")),
+    Metric("rejected_items_total", "counter", "core", "Objects or parts of them that could not be served.", ("controller", "kind")),
     Metric("bad_objects_total", "counter", "core", "Objects from the API server that could not be read.", ("kind",)),
     Metric("watch_events_total", "counter", "core", "Changes received from the API server.", ("kind",)),
     Metric("watch_relists_total", "counter", "core", "Complete lists fetched from the API server.", ("kind",)),
     Metric("kubernetes_events_total", "counter", "core", "Events reported to the API server.", ("reason",)),
     Metric("scrape_errors_total", "counter", "core", "Parts of the metrics that could not be read.", ("part",)),
 )
-
+# fmt: on
 
 
 def _process(name: str, kind: Kind, words: str) -> Metric:

@@ -86,8 +86,6 @@ class Health:
                 return Verdict(("starting: no controller runs yet",))
             return Verdict(
                 tuple(
-                    f"{name}: {loop.trouble or 'not synced yet'}"
-                    for name, loop in self._loops.items()
-                    if loop.trouble or not loop.synced
+                    f"{name}: {loop.trouble or 'not synced yet'}" for name, loop in self._loops.items() if loop.trouble or not loop.synced
                 )
             )

@@ -77,9 +77,7 @@ class Logger:
         """An error with its traceback."""
         self._write("error", ALWAYS, event, fields, error)
 
-    def _write(
-        self, level: str, verbosity: int, event: str, fields: dict[str, object], error: BaseException | None = None
-    ) -> None:
+    def _write(self, level: str, verbosity: int, event: str, fields: dict[str, object], error: BaseException | None = None) -> None:
         if verbosity <= _output.verbosity:
             _output.write(level, self.name, event, self._fields | fields, error)
 
@@ -89,9 +87,7 @@ def get_logger(name: str) -> Logger:
     return Logger(name)
 
 
-def configure(
-    *, verbosity: int, form: Format, stream: TextIO | None = None, clock: Callable[[], float] = time.time
-) -> None:
+def configure(*, verbosity: int, form: Format, stream: TextIO | None = None, clock: Callable[[], float] = time.time) -> None:
     """Say how all lines look from now on, and where they go: stderr when no stream is given."""
     _output.set(verbosity, form, stream, clock)
 
@@ -148,9 +144,7 @@ class _Output:
         self._clock = clock
         self._logger: Any = None
 
-    def write(
-        self, level: str, name: str, event: str, fields: Mapping[str, object], error: BaseException | None
-    ) -> None:
+    def write(self, level: str, name: str, event: str, fields: Mapping[str, object], error: BaseException | None) -> None:
         if self._logger is None:
             self._logger = self._build()
         free = {f"{key}_" if key in RESERVED else key: value for key, value in fields.items()}
