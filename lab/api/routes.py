@@ -17,7 +17,17 @@ from lab.api.store import Store, Wish
 from lab.api.watch import WatchRequest
 from lab.api.wire import Answer, Request, json_answer
 
-VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.0+lab", "platform": "linux/amd64"}
+VERSION = {
+    "major": "1",
+    "minor": "34",
+    "gitVersion": "v1.34.0+lab",
+    "gitCommit": "",
+    "gitTreeState": "clean",
+    "buildDate": "1970-01-01T00:00:00Z",
+    "goVersion": "none",  # the field is required, and this server is not written in Go
+    "compiler": "none",
+    "platform": "linux/amd64",
+}
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
 

@@ -127,8 +127,7 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing():
             stream.lost()
             return
-        headers = {} if self._close_after else {"Transfer-Encoding": "chunked"}
-        self._chunked = not self._close_after
+        headers = {"Transfer-Encoding": "chunked"} if self._chunked else {}
         self.transport.write(self._head(200, "application/json", headers))
         self._stream = stream
         stream.open(self)
@@ -193,7 +192,8 @@ class Connection(asyncio.Protocol):
         body = self._body(headers, end + 4)
         if body is None:
             return None
-        self._close_after = protocol == "HTTP/1.0" or headers.get("connection", "").lower() == "close"
+        self._chunked = protocol != "HTTP/1.0"  # which ends a stream by closing only
+        self._close_after = not self._chunked or headers.get("connection", "").lower() == "close"
         parts = urlsplit(target)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         return Request(method, unquote(parts.path), query, headers, body, self.client)
