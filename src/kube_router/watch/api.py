@@ -18,14 +18,13 @@ import msgspec
 
 from kube_router.codec.objects import Decoded, Signal
 from kube_router.codec.objects_fault import Fault
-from kube_router.kit.apiserver import ApiClient
 from kube_router.model.objects import Kind
 from kube_router.watch.events import Batch, Event, Sink
 from kube_router.watch.faultbook import FaultBook
 from kube_router.watch.gate import Gate
 from kube_router.watch.merge import merger
 from kube_router.watch.sources import Source, sources
-from kube_router.watch.stream import Stream, Timing
+from kube_router.watch.stream import Client, Stream, Timing
 
 _AHEAD: Final = 8  # deliveries under way per source
 _DEFAULT_TIMING: Final = Timing()
@@ -45,7 +44,7 @@ class ApiWatch:
 
     def __init__(
         self,
-        client: ApiClient,
+        client: Client,
         kinds: Iterable[Kind],
         *,
         own_node: str,

@@ -84,6 +84,7 @@ class Several:
     def __init__(self, kind: Kind, sources: int) -> None:
         self._kind = kind
         self._held: list[dict[Name, _Held]] = [{} for _ in range(sources)]
+        self._unread: list[set[Name]] = [set() for _ in range(sources)]  # there, and never readable
         self._unlisted = set(range(sources))
         self._lingering: dict[Name, tuple[int, _Held]] = {}
         self._epoch = 0
@@ -100,6 +101,7 @@ class Several:
         keep = unreadable(items)
         after.update((name, held) for name in keep if (held := self._last_good(name)) is not None)
         self._held[source] = after
+        self._unread[source] = set(keep - after.keys())
         for name in after:
             self._lingering.pop(name, None)
         self._linger({name: before[name] for name in before.keys() - after.keys()})
@@ -109,14 +111,16 @@ class Several:
         there = {name: self._winner(name) for held in self._held for name in held}
         objects = [held.object for held in there.values() if held is not None]
         objects.extend(held.object for _, held in self._lingering.values())
-        return [Replaced(self._kind, tuple(objects), keep - there.keys())]
+        return [Replaced(self._kind, tuple(objects), frozenset().union(*self._unread) - there.keys())]
 
     def put(self, source: int, item: Decoded) -> list[Event]:
         """As in Merger."""
         name = item.ref.name
         held = _held(item, item.object) if item.object is not None else self._last_good(name)
         if held is None:
+            self._unread[source].add(name)
             return []
+        self._unread[source].discard(name)
         self._held[source][name] = held
         self._lingering.pop(name, None)
         return self._now(name)
@@ -124,6 +128,7 @@ class Several:
     def removed(self, source: int, ref: Ref) -> list[Event]:
         """As in Merger."""
         before = self._held[source].pop(ref.name, None)
+        self._unread[source].discard(ref.name)
         if before is None:
             return []
         self._linger({ref.name: before})

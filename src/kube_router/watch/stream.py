@@ -17,13 +17,13 @@ What it promises:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
 from kube_router.codec.objects import Decoded, Malformed, Signal, decode_page, decode_refusal, decode_signal
-from kube_router.kit.apiserver import ApiClient, ApiError, Reply
+from kube_router.kit.apiserver import ApiError
 from kube_router.model.objects import Kind
 from kube_router.telemetry.logging import get_logger
 from kube_router.watch.gate import Backoff, Gate
@@ -57,6 +57,33 @@ class Status(msgspec.Struct, frozen=True):
     since: float = 0.0
 
 
+class Reply(Protocol):
+    """A body to be read: see kit/apiserver.py."""
+
+    server: str
+
+    def read(self) -> bytes:
+        """All of it."""
+
+    def piece(self) -> bytes:
+        """What has arrived."""
+
+    def interrupt(self) -> None:
+        """End a read in another thread."""
+
+    def close(self) -> None:
+        """Give it up."""
+
+
+class Client(Protocol):
+    """Requests to the API server: see kit/apiserver.py."""
+
+    def get(
+        self, path: str, query: Mapping[str, str] | None = None, *, read_timeout: float, server: str = "", compressed: bool = False
+    ) -> Reply:
+        """GET."""
+
+
 class Audience(Protocol):
     """Who hears what a stream hears. Called from the stream's thread; returns False when nobody listens any more."""
 
@@ -83,7 +110,7 @@ class Stream:
         source: Source,
         number: int,
         *,
-        client: ApiClient,
+        client: Client,
         gate: Gate,
         audience: Audience,
         own_node: str,
