@@ -23,6 +23,8 @@ TCP, UDP, SCTP = 6, 17, 132
 @pytest.fixture(autouse=True)
 def network() -> Iterator[None]:
     with own_network():
+        # Without any address there is no table "local", and IPVS takes no IPv4 address for unicast.
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         yield
 
 

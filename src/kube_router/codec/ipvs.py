@@ -98,7 +98,7 @@ def parse_service(reply: Reply) -> tuple[VirtualServerKey, VirtualServer]:
             )
         value = VirtualServer(
             scheduler=bytes(found[6]).rstrip(b"\0").decode(),
-            flags=_u32(found[7]) & ~HASHED,
+            flags=_u32(found[7][:4]) & ~HASHED,  # a mask follows
             timeout=_u32(found[8]),
             prefix=_prefix(_u32(found[9]), family),
         )
