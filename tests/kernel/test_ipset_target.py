@@ -194,7 +194,9 @@ def test_a_full_set_grows_while_a_rule_names_it(target: SetTarget) -> None:
     assert target.observe({})[SetKey(A)] == SetSpec("hash:ip", 4, maxelem=128)
 
 
-@pytest.mark.parametrize("options", ["hash:ip", "hash:ip counters comment timeout 0", "hash:ip timeout 300", "hash:ip maxelem 10 timeout 0"])
+@pytest.mark.parametrize(
+    "options", ["hash:ip", "hash:ip counters comment timeout 0", "hash:ip timeout 300", "hash:ip maxelem 10 timeout 0"]
+)
 def test_a_set_made_with_other_options_is_replaced_with_its_members_while_a_rule_names_it(target: SetTarget, options: str) -> None:
     ipset(f"create {A} {options}\nadd {A} 10.0.0.1\nadd {A} 10.0.0.2\n")
     iptables("-A", "INPUT", "-m", "set", "--match-set", A, "src")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import re
 import subprocess
+import threading
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -25,6 +30,7 @@ from kube_router.codec.rules import (
     reject,
     rule,
 )
+from kube_router.kit.errors import Busy
 from kube_router.kit.net import FAMILIES, Family
 from kube_router.model.state import Change, State
 from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey
@@ -223,7 +229,7 @@ def test_the_first_jump_precedes_foreign_rules_and_the_others_follow(target: Ipt
         pytest.param([["-I", "FORWARD", "-i", "eth7", "-j", "ACCEPT"]], id="a foreign rule was inserted first"),
         pytest.param([["-A", "FORWARD", "-j", PODS]], id="a duplicate"),
         pytest.param([["-I", "FORWARD", "-j", PODS], ["-I", "FORWARD", "-j", PODS]], id="duplicates before all"),
-        pytest.param([["-I", "FORWARD", "-s", "10.0.0.0/8" , "-j", PODS]], id="an older spelling"),
+        pytest.param([["-I", "FORWARD", "-s", "10.0.0.0/8", "-j", PODS]], id="an older spelling"),
         pytest.param([["-D", "FORWARD", "-j", PODS], ["-A", "FORWARD", "-j", PODS]], id="it stands last"),
         pytest.param([["-D", "FORWARD", "-j", PODS], ["-I", "FORWARD", "-j", PODS]], id="wrong order among ours"),
         pytest.param([["-D", "FORWARD", "-j", PODS]], id="it is gone"),
@@ -387,3 +393,90 @@ def test_a_dispatch_chain_of_five_thousand_rules_is_written_and_read_back(target
     assert target.apply(creation(state)) == {}
     assert target.observe({}) == state
     assert target.restores == 1
+
+
+# -- others at work -------------------------------------------------------------------------------------------------------
+
+
+def test_foreign_rules_are_byte_for_byte_the_same_after_a_hundred_changes_while_another_process_inserts(target: IptablesTarget) -> None:
+    for family in FAMILIES:
+        restore(target, FOREIGN, family)
+    if target.tools.backend == "nft":  # what no iptables tool can express, in the tables that it shares
+        subprocess.run(["nft", "add", "rule", "ip", "filter", "FORWARD", "meta", "l4proto", "{", "tcp,", "udp", "}", "accept"], check=True)
+        subprocess.run(["nft", "add", "chain", "ip", "filter", "native", "{ type filter hook input priority 10; }"], check=True)
+    native = native_listing(target)
+    before = foreign_lines(target)
+    target.apply(creation(STATE))
+    insert = f"iptables-{target.tools.backend} -w 20 -I FORWARD 1 -s 10.99.$((n/250)).$((n%250)) -j ACCEPT"
+    adds = f'n=0; while [ ! -e "$0" ]; do n=$((n+1)); {insert} || exit 9; echo $n; sleep 0.02; done'
+    with TemporaryDirectory() as folder:
+        stop = Path(folder, "stop")
+        other = subprocess.Popen(["sh", "-c", adds, str(stop)], text=True, stdout=subprocess.PIPE)
+        for turn in range(100):
+            changes = [
+                *creation(a_chain(POLICY, *(rule(ACCEPT, source=f"10.{turn}.{n}.0/24") for n in range(20)))),
+                *creation(a_chain(FW, rule(jump(POLICY)), rule(reject(6)), family=6)),
+            ]
+            observed = target.observe(STATE)
+            changes += [Change(key, observed.get(key), value) for key, value in STATE.items() if isinstance(key, JumpKey)]
+            assert target.apply(changes) == {}
+        stop.touch()
+        count = int(other.communicate()[0].split()[-1])
+        assert other.returncode == 0
+    inserted = [line for line in foreign_lines(target) if "10.99." in line]
+    assert len(inserted) == count, "no rule of the other process was lost"
+    assert [line for line in foreign_lines(target) if line not in inserted] == before
+    assert [line for line in native_listing(target) if "10.99." not in line] == native
+
+
+def native_listing(target: IptablesTarget) -> list[str]:
+    """The tables as `nft` shows them, without what is ours."""
+    if target.tools.backend != "nft":
+        return []
+    text = subprocess.run(["nft", "list", "table", "ip", "filter"], text=True, check=True, capture_output=True).stdout
+    text = re.sub(r"\tchain KUBE-(?:ROUTER-(?:INPUT|FORWARD|PODS|MASQ)|POD-FW-A+|NWPLCY-B+) \{[^}]*\}\n\n?", "", text)
+    return [line for line in text.splitlines() if line.strip() and not any(f"jump {name}" in line for name in (INPUT, FORWARD, PODS))]
+
+
+def test_a_tool_killed_in_mid_restore_leaves_whole_tables_and_the_next_run_repairs(backend: Backend) -> None:
+    old = a_chain(FORWARD, *(rule(ACCEPT, source=f"10.0.{n >> 8}.{n & 255}") for n in range(1_500)))
+    new = a_chain(FORWARD, *(rule(DROP, source=f"10.9.{n >> 8}.{n & 255}") for n in range(1_500)))
+    good = fresh(backend)
+    good.apply(creation(old))
+    killed = 0
+    for step in range(1, 13):
+        hasty = IptablesTarget(tools_of(backend), Commands(timeout=0.005 * step))
+        try:
+            hasty.apply(creation(new))
+        except Busy:
+            killed += 1
+        assert good.observe({}) in (old, new)
+        assert good.apply(creation(old)) == {}
+        assert good.observe({}) == old
+    assert killed
+
+
+def test_a_lock_that_is_held_makes_us_wait_and_then_say_busy() -> None:
+    with TemporaryDirectory() as folder:
+        lock = Path(folder, "lock")
+        commands = Commands(variables={"XTABLES_LOCKFILE": str(lock)})
+        target = IptablesTarget(tools_of("legacy"), commands, wait=1)
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(Busy, match="in use by another program"):
+                target.apply(creation(STATE))
+            assert target.observe({}) == {}
+            threading.Timer(0.3, lambda: fcntl.flock(held, fcntl.LOCK_UN)).start()
+            assert target.apply(creation(STATE)) == {}
+        assert target.observe(STATE) == STATE
+
+
+def test_counters_of_foreign_rules_survive(target: IptablesTarget) -> None:
+    restore(target, "*filter\n-A OUTPUT -o lo -j ACCEPT\nCOMMIT\n")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    subprocess.run(["ping", "-c", "3", "-i", "0.01", "-q", "127.0.0.1"], check=True, capture_output=True)
+    counted = [line for line in foreign_lines(target) if "-o lo" in line]
+    assert counted[0].startswith("[6:")
+    target.apply(creation(STATE))
+    target.apply(removal(STATE))
+    assert [line for line in foreign_lines(target) if "-o lo" in line] == counted

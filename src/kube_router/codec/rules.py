@@ -69,13 +69,14 @@ def rule(
     out_link: str = "",
     protocol: str = "",
 ) -> str:
-    """A whole rule: `target` is one of the constants or comes from `jump`, `goto`, `reject`, ...; empty matches are left out.
+    """A whole rule: `target` is one of the constants or comes from `jump`, `goto`, `reject`, ... ("" only counts); empty matches
+    are left out.
 
     Header values may start with "!" to be negated; ValueError when that leaves nothing. `source` and `destination` are a
     canonical address or CIDR; the whole world ("0.0.0.0/0", "::/0") is the same as none.
     """
     head = matching(*matches, source=source, destination=destination, in_link=in_link, out_link=out_link, protocol=protocol)
-    return f"{head} {target}" if head else target
+    return f"{head} {target}".strip()
 
 
 def matching(

@@ -69,7 +69,11 @@ def parse_counters(text: str, keep: Callable[[str], bool]) -> dict[str, dict[str
             counters, _, chain, *rest = line.split(" ", 3)
             if keep(chain):
                 packets, _, size = counters.strip("[]").partition(":")
-                chains.setdefault(chain, []).append(Counted(rest[0] if rest else "", int(packets), int(size)))
+                chains[chain].append(Counted(rest[0] if rest else "", int(packets), int(size)))
+        elif line.startswith(":"):
+            chain = line[1:].split(" ", 1)[0]
+            if keep(chain):
+                chains[chain] = []
         elif line.startswith("*"):
             chains = tables[line[1:].strip()] = {}
     return tables
