@@ -1,143 +1,179 @@
-"""Routes of ours (protocol 17) in the main table, through rtnetlink (linux/rtnetlink.h).
+"""Routes of ours (protocol 17) in the main table, through batched rtnetlink messages.
 
-A new route is made exclusively: where another's route to the same prefix stands, ours is refused, never laid over it. A route of
-ours that changes is replaced in one message, so that no packet finds it missing.
+A new route is made exclusively: where another's route to the same prefix stands, ours is refused, never laid over it. (A route
+of another metric is another route to the kernel and to us: an administrator's fallback of higher metric may stand beside ours.)
+A route of ours that changes is replaced in one message, so that no packet finds it missing; since the kernel's replacing does
+not ask whose route it replaces, we look first whether it is still ours.
 """
 
 from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from socket import if_indextoname, if_nametoindex
+from typing import Final
 
-from kube_router.kit.errors import Busy, Stale
+from kube_router.apply.kernel.netlink_socket import ROUTE, Fault, NetlinkSocket
+from kube_router.codec import routes as codec
+from kube_router.codec.netlink import Message
+from kube_router.kit.errors import Busy
 from kube_router.kit.net import FAMILIES, Family, family_of
 from kube_router.model.names import ROUTE_PROTOCOL
 from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.links import Route, RouteKey
 
-AF: Final[dict[Family, int]] = {4: 2, 6: 10}  # AF_INET, AF_INET6
-MAIN: Final = 254
+TABLES: Final = (254,)  # RT_TABLE_MAIN; the tables in which protocol 17 is ours
+
+_ABSENT: Final = frozenset({errno.ESRCH, errno.ENOENT})
+_WORDS: Final = {
+    errno.ENETUNREACH: "no link of this node leads to its gateway",
+    errno.EHOSTUNREACH: "no link of this node leads to its gateway",
+    errno.ENETDOWN: "the link to its gateway is down",
+    errno.ENODEV: "its link is not there",
+    errno.EINVAL: "the kernel cannot use its gateway or source address",
+}
 
 
 class RouteTarget:
-    """Routes in the network namespace in which the process runs. `messages` counts route messages sent."""
+    """Routes in the network namespace in which it was made."""
 
     kinds: tuple[type[Key], ...] = (RouteKey,)
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._netlink: Any = None
-        self.messages = 0
+        self._socket = NetlinkSocket(ROUTE)
+
+    @property
+    def sent(self) -> int:
+        """Messages sent to the kernel so far, dumps included."""
+        return self._socket.sent
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._socket.close()
 
     def observe(self, wanted: Mapping[Key, Value]) -> Mapping[Key, Value]:
-        """Our routes of both families; gateways sorted, the link only where it is wanted of the route."""
+        """Our routes of both families; the link and source only where they are wanted of the route."""
         with self._lock:
-            held: dict[Key, Value] = {}
-            for family in FAMILIES:
-                for message in self._dump(family):
-                    key, found = self._parse(message, family)
-                    held[key] = _like(found, wanted.get(key))
-            return held
+            return {key: _as_wished(found, wanted.get(key)) for key, found in self._ours(FAMILIES).items()}
 
     def apply(self, changes: Sequence[Change]) -> Mapping[Key, str]:
-        """Make, replace, delete; refusals name the route that stands in the way or what the kernel said."""
-        refused: dict[Key, str] = {}
+        """Make, replace, delete, in order; refusals name the route that stands in the way or what the kernel said."""
         with self._lock:
-            for change in changes:
-                assert isinstance(change.key, RouteKey)
-                try:
-                    self._do(change.key, change.before, change.after)
-                except self._error as fault:
-                    refused[change.key] = str(fault)
+            ours = self._ours({family_of(change.key.prefix) for change in changes if change.before and change.after})
+            faults = self._send((change, change.key in ours) for change in changes)
+            refused = {change.key: _reason(change, fault) for change, fault in faults if fault.number != errno.EEXIST}
+            refused |= self._adopt([change for change, fault in faults if fault.number == errno.EEXIST])
         return refused
 
-    def _do(self, key: RouteKey, before: Route | None, after: Route | None) -> None:
-        if after is None:
-            self._delete(key)
-            return
+    def _adopt(self, collided: Sequence[Change]) -> dict[Key, str]:
+        """Routes that were to be new and exist: ours are made as wanted, others' stay and are named."""
+        refused: dict[Key, str] = {}
+        if not collided:
+            return refused
+        standing = self._standing(collided)
+        again = []
+        for change in collided:
+            found = standing.get(change.key)
+            if found is None or found.protocol == ROUTE_PROTOCOL:
+                if found is None or _as_wished(_route(found), change.after) != change.after:
+                    again.append(change)
+            else:
+                refused[change.key] = f"another's route stands in the way: {_described(found)}"
+        faults = self._send((change, change.key in standing) for change in again)
+        return refused | {change.key: _reason(change, fault) for change, fault in faults}
+
+    def _send(self, steps: Iterable[tuple[Change, bool]]) -> list[tuple[Change, Fault]]:
+        """One batch; what failed, but for deletions of what is not there. The flag says whether to replace."""
+        sent: list[Change] = []
+        messages: list[Message] = []
+        failed: list[tuple[Change, Fault]] = []
+        for change, replace in steps:
+            message = _message(change, replace=replace)
+            if message is None:
+                failed.append((change, Fault(errno.ENODEV)))
+            else:
+                sent.append(change)
+                messages.append(message)
+        for n, fault in sorted(self._socket.send(messages).items()):
+            if sent[n].after is not None or fault.number not in _ABSENT:
+                failed.append((sent[n], fault))
+        return failed
+
+    def _ours(self, families: Iterable[Family]) -> dict[RouteKey, Route]:
+        found = (route for family in families for table in TABLES for route in self._dump(family, table, ROUTE_PROTOCOL))
+        return {_key(route): _route(route) for route in found if route.protocol == ROUTE_PROTOCOL}
+
+    def _standing(self, changes: Iterable[Change]) -> dict[RouteKey, codec.Found]:
+        """All routes, whoever's, of the families and tables of these changes."""
+        where = {(family_of(change.key.prefix), change.key.table) for change in changes}
+        return {_key(route): route for family, table in where for route in self._dump(family, table, 0)}
+
+    def _dump(self, family: Family, table: int, protocol: int) -> Iterator[codec.Found]:
         try:
-            self._send("add" if before is None else "replace", key, after)
-        except self._error as fault:
-            if getattr(fault, "code", None) != errno.EEXIST:
-                raise
-            if not self._is_ours(key):
-                raise
-            self._send("replace", key, after)
-
-    def _delete(self, key: RouteKey) -> None:
-        try:
-            self._send("del", key, None)
-        except self._error as fault:
-            if getattr(fault, "code", None) not in (errno.ESRCH, errno.ENOENT):
-                raise
-
-    def _send(self, command: str, key: RouteKey, route: Route | None) -> None:
-        # IPv6 has no replace across next-hop counts in one message on old kernels; those we run on (>= 5.10) do it.
-        request: dict[str, Any] = {"dst": key.prefix, "table": key.table, "proto": ROUTE_PROTOCOL, "family": AF[family_of(key.prefix)]}
-        if route is not None:
-            if len(route.gateways) == 1:
-                request["gateway"] = route.gateways[0]
-            elif route.gateways:
-                request["multipath"] = [{"gateway": gateway} for gateway in route.gateways]
-            if route.link:
-                request["oif"] = self._index(route.link)
-            if route.source:
-                request["prefsrc"] = route.source
-        self.messages += 1
-        self._ip.route(command, **request)
-
-    def _is_ours(self, key: RouteKey) -> bool:
-        return any(self._parse(message, family_of(key.prefix))[0] == key for message in self._dump(family_of(key.prefix)))
-
-    def _index(self, link: str) -> int:
-        found = self._ip.link_lookup(ifname=link)
-        if not found:
-            raise Stale(f"link {link} is not there")
-        return int(found[0])
-
-    def _parse(self, message: Any, family: Family) -> tuple[RouteKey, Route]:
-        address = message.get("dst") or ("0.0.0.0" if family == 4 else "::")
-        table = message.get("table") or message["table"]
-        hops = message.get("multipath") or ()
-        gateways = [hop.get("gateway") for hop in hops] or [message.get("gateway")]
-        link = "" if message.get("gateway") or hops else self._name(message.get("oif"))
-        found = Route(tuple(sorted(g for g in gateways if g)), link=link, source=message.get("prefsrc") or "")
-        return RouteKey(f"{address}/{message['dst_len']}", table), found
-
-    def _name(self, index: int | None) -> str:
-        links = list(self._ip.get_links(index)) if index else []
-        return str(links[0].get("ifname")) if links else ""
-
-    def _dump(self, family: Family) -> list[Any]:
-        try:
-            found = self._ip.get_routes(family=AF[family], table=MAIN, proto=ROUTE_PROTOCOL)
-            return [message for message in found if message["proto"] == ROUTE_PROTOCOL]
-        except self._error as fault:
+            replies = self._socket.dump(codec.dump_routes(family, table=table, protocol=protocol))
+        except FileNotFoundError:
+            return  # a table in which nobody has put anything yet
+        except OSError as fault:
             raise Busy(f"cannot list routes: {fault}") from fault
-
-    @property
-    def _ip(self) -> Any:
-        if self._netlink is None:
-            from pyroute2 import IPRoute
-
-            try:
-                self._netlink = IPRoute()
-            except OSError as fault:
-                raise Busy(f"no rtnetlink socket: {fault}") from fault
-        return self._netlink
-
-    @property
-    def _error(self) -> type[Exception]:
-        from pyroute2 import NetlinkError
-
-        error: type[Exception] = NetlinkError
-        return error
+        for reply in replies:
+            route = codec.parse_route(reply)
+            if route is not None and route.table == table:
+                yield route
 
 
-def _like(found: Route, wish: Value | None) -> Route:
+def _message(change: Change, *, replace: bool) -> Message | None:
+    """The message that makes the change; None when the route's link is not there."""
+    key, wish = change.key, change.after
+    assert isinstance(key, RouteKey)
+    if wish is None:
+        return codec.delete_route(key.prefix, table=key.table, protocol=ROUTE_PROTOCOL, metric=key.metric)
+    assert isinstance(wish, Route)
+    try:
+        link = if_nametoindex(wish.link) if wish.link else 0
+    except OSError:
+        return None
+    return codec.new_route(
+        key.prefix,
+        table=key.table,
+        protocol=ROUTE_PROTOCOL,
+        metric=key.metric,
+        gateways=wish.gateways,
+        link=link,
+        source=wish.source,
+        replace=replace,
+    )
+
+
+def _key(route: codec.Found) -> RouteKey:
+    return RouteKey(route.prefix, route.table, route.metric)
+
+
+def _route(route: codec.Found) -> Route:
+    return Route(route.gateways, link=_name(route.link), source=route.source)
+
+
+def _name(index: int) -> str:
+    try:
+        return if_indextoname(index) if index else ""
+    except OSError:
+        return ""
+
+
+def _as_wished(found: Route, wish: Value | None) -> Route:
     """The found route as wanted where it meets what is wanted: a link or source that we leave open is not compared."""
     if not isinstance(wish, Route) or found.gateways != wish.gateways:
         return found
     return wish if wish.link in ("", found.link) and wish.source in ("", found.source) else found
+
+
+def _described(route: codec.Found) -> str:
+    whose = codec.PROTOCOL_NAMES.get(route.protocol, str(route.protocol))
+    way = [f"via {gateway}" for gateway in route.gateways] or [f"dev {_name(route.link)}"] * bool(route.link)
+    return " ".join((route.prefix, *way, "proto", whose))
+
+
+def _reason(change: Change, fault: Fault) -> str:
+    words = _WORDS.get(fault.number)
+    return str(fault) if change.after is None or words is None else f"{words} ({fault})"

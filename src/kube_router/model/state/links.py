@@ -41,10 +41,12 @@ class Address(Value, frozen=True):
 
 
 class RouteKey(Key, frozen=True):
-    """A route of ours to a prefix; `table` is the routing table's number (254 main)."""
+    """A route of ours to a prefix; `table` is the routing table's number (254 main). `metric` 0 is what the family gives by default
+    (IPv4 0, IPv6 1024); routes to one prefix that differ in it stand side by side, the lowest counts."""
 
     prefix: str
     table: int = 254
+    metric: int = 0
 
 
 class Route(Value, frozen=True):
