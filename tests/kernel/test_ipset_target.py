@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,18 +13,11 @@ from kube_router.apply.kernel.ipset_run import SCRATCH
 from kube_router.kit.errors import Rejected, Stale
 from kube_router.model.state import Change, State
 from kube_router.model.state.netfilter import Member, SetKey, SetMember, SetSpec
-from tests.kernel.network import own_network
 
-pytestmark = pytest.mark.needs("root", "ip_set")
+pytestmark = [pytest.mark.needs("root", "netns", "ipset", "xt_set", "iptables_nft"), pytest.mark.usefixtures("netns")]
 
 A, B, C = "kube-router-node-ips", "KUBE-SRC-AAAA", "inet6:KUBE-DST-BBBB"
 IP4 = SetSpec("hash:ip", 4)
-
-
-@pytest.fixture(autouse=True)
-def network() -> Iterator[None]:
-    with own_network():
-        yield
 
 
 @pytest.fixture

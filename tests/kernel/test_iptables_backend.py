@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +16,8 @@ from kube_router.codec.rules import ACCEPT, jump, rule
 from kube_router.kit.errors import Rejected
 from kube_router.model.state import Change, State
 from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey
-from tests.kernel.network import own_network
 
-pytestmark = pytest.mark.needs("root", "ip_tables", "nf_tables")
-
-
-@pytest.fixture(autouse=True)
-def network() -> Iterator[None]:
-    with own_network():
-        yield
+pytestmark = [pytest.mark.needs("root", "netns", "iptables_legacy", "iptables_nft"), pytest.mark.usefixtures("netns")]
 
 
 def restore(tool: str, text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,19 +15,17 @@ from kube_router.codec.rules import ACCEPT, comment, rule
 from kube_router.kit.net import FAMILIES, Family
 from kube_router.model.state import Change, State
 from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey
-from tests.kernel.network import own_network
+from lab.kernel_netns import Netns
 
-pytestmark = pytest.mark.needs("root", "ip_tables", "nf_tables")
+pytestmark = [pytest.mark.needs("root", "netns", "iptables_legacy", "iptables_nft"), pytest.mark.usefixtures("netns")]
 
 CHAIN, OTHER = "KUBE-ROUTER-OUTPUT", "KUBE-ROUTER-INPUT"
 ADDRESS: dict[Family, str] = {4: "127.0.0.1", 6: "::1"}
 
 
 @pytest.fixture(autouse=True)
-def network() -> Iterator[None]:
-    with own_network():
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        yield
+def loopback(netns: Netns) -> None:
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

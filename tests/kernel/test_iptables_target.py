@@ -6,7 +6,6 @@ import fcntl
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,19 +33,12 @@ from kube_router.kit.errors import Busy
 from kube_router.kit.net import FAMILIES, Family
 from kube_router.model.state import Change, State
 from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey
-from tests.kernel.network import own_network
 
-pytestmark = pytest.mark.needs("root", "ip_tables", "nf_tables", "ip_set")
+pytestmark = [pytest.mark.needs("root", "netns", "ipset", "xt_set", "iptables_legacy", "iptables_nft"), pytest.mark.usefixtures("netns")]
 
 INPUT, FORWARD, PODS, MASQ = "KUBE-ROUTER-INPUT", "KUBE-ROUTER-FORWARD", "KUBE-ROUTER-PODS", "KUBE-ROUTER-MASQ"
 FW, POLICY = "KUBE-POD-FW-AAAAAAAAAAAAAAAA", "KUBE-NWPLCY-BBBBBBBBBBBBBBBB"
 STEM: dict[Family, str] = {4: "iptables", 6: "ip6tables"}
-
-
-@pytest.fixture(autouse=True)
-def network() -> Iterator[None]:
-    with own_network():
-        yield
 
 
 @pytest.fixture(params=["legacy", "nft"])
