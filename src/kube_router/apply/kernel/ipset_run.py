@@ -82,8 +82,8 @@ class IpsetTool:
         state = self.save([name])
         spec = spec_in(state, name)
         members = [(key.entry, value) for key, value in state.items() if isinstance(key, SetMember) and isinstance(value, Member)]
-        maxelem = max(spec.maxelem, 1)
-        while maxelem < max(at_least, len(members) + room_for):
+        maxelem = max(spec.maxelem, at_least, 1)
+        while maxelem < len(members) + room_for:
             maxelem *= 2
         if maxelem > _LARGEST:
             return f"holds {len(members)} entries and cannot grow beyond {_LARGEST}"
