@@ -1,11 +1,20 @@
-"""Fixtures every test may use: comparing a rendered text with the one kept under `tests/golden/`."""
+"""Fixtures every test may use, and where tests run: see `tests/deferral.py` and `tests/verdict.py`.
+
+`golden` compares a rendered text with the one kept under `tests/golden/`; `netns` moves the test into a fresh network
+namespace; `namespaces` makes more of them; `gobgpd` is a real speaker, once for each API generation that is installed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from lab.kernel_netns import Netns
+from tests import speakers
+from tests.deferral import Deferral, Reporting
+from tests.verdict import Verdict
 
 KEPT = Path(__file__).parent / "golden"
 
@@ -14,6 +23,30 @@ Golden = Callable[[str, str], None]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden texts anew; then read the diff")
+    parser.addoption("--report-to", help="(inside the lab kernel) write every report to this file, one JSON a line")
+    parser.addoption("--verdict-to", help="write the verdict's table to this file as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    report_to = config.getoption("--report-to")
+    if report_to:
+        config.pluginmanager.register(Reporting(config, report_to), "lab-reporting")
+        return
+    config.pluginmanager.register(Deferral(), "lab-deferral")
+    config.pluginmanager.register(Verdict(config.getoption("--verdict-to")), "lab-verdict")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that uses `gobgpd` runs once for each generation; a missing one is told in the verdict."""
+    if "gobgpd" not in metafunc.fixturenames:
+        return
+    there = sorted(speakers.binaries())
+    metafunc.parametrize("gobgpd", there, indirect=True)
+    verdict = metafunc.config.pluginmanager.get_plugin("lab-verdict")
+    for generation, remedy in speakers.REMEDIES.items():
+        note = f"gobgpd {generation} is NOT here and nothing was tested against it: {remedy}"
+        if verdict is not None and generation not in there and note not in verdict.notes:
+            verdict.notes.append(note)
 
 
 @pytest.fixture
@@ -30,3 +63,33 @@ def golden(request: pytest.FixtureRequest) -> Golden:
         assert text == file.read_text()
 
     return compare
+
+
+@pytest.fixture
+def namespaces() -> Iterator[Callable[[], Netns]]:
+    """`namespaces()` makes a fresh network namespace, as often as wanted; all are let go after the test."""
+    made: list[Netns] = []
+
+    def make() -> Netns:
+        made.append(Netns())
+        return made[-1]
+
+    yield make
+    for namespace in made:
+        namespace.close()
+
+
+@pytest.fixture
+def netns(namespaces: Callable[[], Netns]) -> Iterator[Netns]:
+    """The test itself runs in a fresh network namespace: its thread, and the threads and processes it starts."""
+    with namespaces().entered() as namespace:
+        yield namespace
+
+
+@pytest.fixture
+def gobgpd(request: pytest.FixtureRequest, tmp_path: Path, namespaces: Callable[[], Netns]) -> Iterator[speakers.Speaker]:
+    """A running gobgpd, not yet configured, in a namespace of its own. Mark the test with `needs("root")`."""
+    speaker = speakers.Speaker(request.param, tmp_path, namespaces())
+    speaker.start()
+    yield speaker
+    speaker.stop()
