@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from kube_router.cache.policies import Direction
 from kube_router.cache.selectors import identity
 from kube_router.codec import rules
+from kube_router.codec.sets import net_entry
 from kube_router.desired.netpol.names import PEER_SIDE, block_set
 from kube_router.kit.net import Family, family_of, network
 from kube_router.model.objects import IPBlock
@@ -45,7 +46,7 @@ def block_matches(blocks: Iterable[IPBlock], direction: Direction, family: Famil
             continue
         name = block_set(direction, identity("block", block.cidr, *excepts), family)
         matches.append(PeerMatch("cidr", rules.match_set(name, PEER_SIDE[direction])))
-        state |= _set(name, family, [half for half in _split(block.cidr) if half not in excepts], excepts)
+        state |= _set(name, family, _split(block.cidr), excepts)
     if any(cidr in _HALVES for cidr in plain):
         return [PeerMatch("cidr")], {}
     if len(plain) == 1:
@@ -77,12 +78,8 @@ def _split(cidr: str) -> tuple[str, ...]:
 
 
 def _set(name: str, family: Family, cidrs: Iterable[str], excepts: Iterable[str]) -> State:
+    """An entry is either in or out: of a half of the world that is an exception, the exception is left."""
     state: State = {SetKey(name): SetSpec("hash:net", family)}
-    state |= {SetMember(name, _entry(cidr)): Member() for cidr in cidrs}
-    state |= {SetMember(name, _entry(cidr)): Member(nomatch=True) for cidr in excepts}
+    state |= {SetMember(name, net_entry(cidr)): Member() for cidr in cidrs}
+    state |= {SetMember(name, net_entry(cidr)): Member(nomatch=True) for cidr in excepts}
     return state
-
-
-def _entry(cidr: str) -> str:
-    """As `ipset save` spells it: a host without its prefix length."""
-    return cidr.removesuffix("/128" if ":" in cidr else "/32")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kube_router.cache.cache import View
 from kube_router.cache.policies import DIRECTIONS, Direction, NamedPort, PolicyIndex, actionable
+from kube_router.codec.sets import pair_entry, port_entry
 from kube_router.desired import NOTHING, Desired, Note
 from kube_router.desired.netpol import names
 from kube_router.desired.netpol.base import Surroundings
@@ -50,13 +51,13 @@ def _as_target(address: str, index: PolicyIndex, around: Surroundings, family: F
         yield SetMember(set_name(names.ISOLATED[direction], family), address)
         yield SetMember(names.class_set(known, family), address)
     if isolated and around.proxied:
-        yield SetMember(set_name(names.SELF, family), f"{address},{address}")
+        yield SetMember(set_name(names.SELF, family), pair_entry(address, address))
     if not around.routed:
         yield SetMember(set_name(LOCAL_PODS, family), address)
 
 
 def _as_peer(
-    pod: Pod, sharers: Iterable[Pod], address: str, *, view: View, index: PolicyIndex, family: Family
+    pod: Pod, sharers: Sequence[Pod], address: str, *, view: View, index: PolicyIndex, family: Family
 ) -> Iterable[SetMember]:
     """An address that several live pods claim is a peer only where a rule admits all of them."""
     for direction in DIRECTIONS:
@@ -69,8 +70,8 @@ def _as_peer(
             continue
         for own in pod.ports:
             port = NamedPort(direction, own.protocol, own.name)
-            if index.asked(port):
-                yield SetMember(names.port_set(port, family), f"{address},{own.protocol.lower()}:{own.port}")
+            if index.asked(port) and all(own in other.ports for other in sharers):
+                yield SetMember(names.port_set(port, family), port_entry(address, own.protocol, own.port))
 
 
 def _picking(pod: Pod, direction: Direction, view: View, index: PolicyIndex) -> list[str]:
