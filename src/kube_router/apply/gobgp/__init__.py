@@ -1,0 +1,1 @@
+"""gobgpd over gRPC: the target that programs it, and the feed that the watch reads."""

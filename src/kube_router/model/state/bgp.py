@@ -51,7 +51,8 @@ class DefinedSet(Value, frozen=True):
 
 
 class PolicyKey(Key, frozen=True):
-    """A policy by name ("kube_router_export1")."""
+    """A policy by its base name ("kube_router_export"). The speaker has it under a number that rises with each change
+    ("kube_router_export1")."""
 
     name: str
 
@@ -78,7 +79,7 @@ class AssignmentKey(Key, frozen=True):
 
 
 class Assignment(Value, frozen=True):
-    """Policy names in order and the default action."""
+    """Base names of policies in order, and the default action."""
 
     policies: tuple[str, ...]
     default_accept: bool

@@ -1,0 +1,82 @@
+"""Which sessions must have their routes judged anew after rules changed. Pure.
+
+gobgpd judges a route when it comes or goes, never when a rule changes. Most changes need no second look: a node that joins is in
+the neighbour sets before its session is up, and a pod range is in its prefix set before its path is announced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from kube_router.codec.gobgp.speaker import PeerStatus
+from kube_router.model.state import Change
+from kube_router.model.state.bgp import AssignmentKey, DefinedSet, DefinedSetKey, NeighborKey, PathKey, PolicyKey
+
+
+class Reset(msgspec.Struct, frozen=True):
+    """Addresses of sessions: whose received routes, whose sent ones are judged anew, and which sessions start anew."""
+
+    received: tuple[str, ...] = ()
+    sent: tuple[str, ...] = ()
+    hard: tuple[str, ...] = ()
+
+
+def reset_after(changes: Sequence[Change], established: Mapping[str, PeerStatus], *, soft_withdraws: bool) -> Reset:
+    """What the changes ask for, of sessions that were established before them.
+
+    `soft_withdraws`: the speaker withdraws on a soft reset what its export policy now rejects. Else an external neighbour is
+    reset hard; an internal one gets nothing but our own paths, and those are withdrawn by themselves.
+    """
+    gone = {change.key.address for change in changes if isinstance(change.key, NeighborKey)}
+    sessions = sorted(address for address in established if address not in gone)
+    ways = {way for change in changes for way in _ways(change)}
+    if not ways and _routes_unseen(changes):
+        ways = {"import", "export"}
+    concerned = sessions if ways else [address for address in sessions if address in _moved_neighbors(changes)]
+    if not ways and concerned:
+        ways = {"import", "export"}
+    sent = concerned if "export" in ways else []
+    hard = [] if soft_withdraws else [address for address in sent if not established[address].internal]
+    return Reset(
+        received=tuple(concerned) if "import" in ways else (),
+        sent=tuple(address for address in sent if address not in hard),
+        hard=tuple(hard),
+    )
+
+
+def _ways(change: Change) -> Iterable[str]:
+    match change.key:
+        case AssignmentKey(direction=direction):
+            return (direction,)
+        case PolicyKey(name=name):
+            return tuple(way for way in ("import", "export") if f"_{way}" in name)
+    return ()
+
+
+def _routes_unseen(changes: Sequence[Change]) -> bool:
+    """Whether a prefix came into a set or left it without its path being announced or withdrawn along with it."""
+    paths = {change.key.prefix for change in changes if isinstance(change.key, PathKey)}
+    return any(
+        member.partition(" ")[0] not in paths
+        for change in changes
+        if isinstance(change.key, DefinedSetKey) and change.key.type == "prefix"
+        for member in _moved(change)
+    )
+
+
+def _moved_neighbors(changes: Sequence[Change]) -> set[str]:
+    """Neighbours that came into a set or left it."""
+    return {
+        member.partition("/")[0]
+        for change in changes
+        if isinstance(change.key, DefinedSetKey) and change.key.type == "neighbor"
+        for member in _moved(change)
+    }
+
+
+def _moved(change: Change) -> set[str]:
+    before: DefinedSet | None = change.before
+    after: DefinedSet | None = change.after
+    return set(before.members if before else ()) ^ set(after.members if after else ())

@@ -1,0 +1,248 @@
+"""gobgpd as a target: its global configuration, rules, own paths and neighbours.
+
+It outlives us, so everything is read back from it: a running speaker that already holds what is wanted gets no call that
+writes. What it does beside obeying:
+
+- A speaker that is not started is started, and what was said to it before counts for nothing (Stale: plan anew).
+- ASN, identifier, port and listen addresses cannot change while it runs: it is stopped, which ends every session, and with
+  v4 the process is of no more use until its supervisor restarts it. A speaker that nobody wants stays as it is, empty.
+- A session's own attributes are all part of its OPEN or of its connection: that neighbour is removed and added.
+- Neighbours are told that we restarted (R and F bits, RFC 4724) only when they are added in the pass that started the speaker
+  and `preserved()` says that the kernel still has our routes. It is called in a worker thread.
+- After rules have changed under existing sessions, routes follow by soft reset; only an external neighbour of a v3 speaker, which
+  does not withdraw what is rejected now, is reset hard (rulings.md).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from kube_router.apply.gobgp.client import Client, Refused
+from kube_router.apply.gobgp.policies import RuleBook
+from kube_router.apply.gobgp.resets import Reset, reset_after
+from kube_router.codec.gobgp import paths as path_codec
+from kube_router.codec.gobgp import speaker as codec
+from kube_router.codec.gobgp.speaker import PeerStatus, status_of
+from kube_router.kit.errors import Busy, Stale
+from kube_router.kit.net import FAMILIES
+from kube_router.model.state import Change, Key, Value
+from kube_router.model.state.bgp import (
+    AssignmentKey,
+    DefinedSetKey,
+    Neighbor,
+    NeighborKey,
+    Path,
+    PathKey,
+    PolicyKey,
+    Speaker,
+    SpeakerKey,
+)
+
+_KINDS: Final = (SpeakerKey, DefinedSetKey, PolicyKey, AssignmentKey, PathKey, NeighborKey)
+K = TypeVar("K", bound=Key)
+
+
+class GobgpTarget:
+    """One gobgpd. `calls` counts the calls that changed something in it, by method; `announced` and `withdrawn` our paths."""
+
+    def __init__(self, client: Client, *, preserved: Callable[[], bool] = lambda: False) -> None:
+        self._client = client
+        self._preserved = preserved
+        self._rules = RuleBook(client)
+        self._lock = threading.Lock()
+        self._restarting = False
+        self._fresh = False
+        self.announced = 0
+        self.withdrawn = 0
+        self._calls: Counter[str] = Counter()
+
+    @property
+    def kinds(self) -> tuple[type[Key], ...]:
+        """Everything of the speaker."""
+        return _KINDS
+
+    @property
+    def writes(self) -> int:
+        """Calls that changed something in the speaker."""
+        return self._rules.writes + sum(self._calls.values())
+
+    # -- observing ----------------------------------------------------------------------------------------------------
+
+    def observe(self, wanted: Mapping[Key, Value]) -> Mapping[Key, Value]:
+        """All that the speaker holds; nothing while it is not started."""
+        with self._lock:
+            speaker = self._speaker()
+            if speaker is None:
+                return {}
+            found: dict[Key, Value] = {SpeakerKey(): speaker} if SpeakerKey() in wanted else {}
+            found.update(self._rules.observe())
+            found.update(self._paths())
+            found.update(self._neighbors())
+            return found
+
+    def _speaker(self) -> Speaker | None:
+        try:
+            return codec.speaker_of(self._client.send("GetBgp"))
+        except Refused as refusal:
+            raise Busy(f"gobgpd does not tell its configuration: {refusal}") from None
+
+    def _paths(self) -> dict[Key, Value]:
+        generation = self._client.generation()
+        found: dict[Key, Value] = {}
+        for of in FAMILIES:
+            replies = self._client.list("ListPath", table_type=generation.table_global, family=codec.family(generation, of))
+            for reply in replies:
+                found.update(path_codec.own_paths(generation, reply.destination))
+        return found
+
+    def _neighbors(self) -> dict[Key, Value]:
+        return dict(codec.neighbor_of(reply.peer) for reply in self._client.list("ListPeer"))
+
+    # -- applying -----------------------------------------------------------------------------------------------------
+
+    def apply(self, changes: Sequence[Change]) -> Mapping[Key, str]:
+        """Make all changes; see the module's text for what it does beside. Raises Busy, Stale."""
+        with self._lock:
+            try:
+                return self._apply(changes)
+            except Refused as refusal:
+                raise Busy(f"gobgpd refused to answer: {refusal}") from None
+
+    def _apply(self, changes: Sequence[Change]) -> dict[Key, str]:
+        start = next((change.after for change in changes if isinstance(change.key, SpeakerKey) and change.after is not None), None)
+        if start is not None:
+            self._start(start)
+        elif self._speaker() is None:
+            raise Stale("BGP is not started in gobgpd: it has been restarted")
+        steps = _Steps(changes)
+        before = {} if self._fresh else self._statuses(changes)
+        self._put_rules(steps)
+        steps.put(PathKey, self._announce)
+        if steps.concern(NeighborKey):
+            held = self._neighbors()
+            steps.put(NeighborKey, lambda key, _, after: self._put_neighbor(key, after, held))
+            steps.delete(NeighborKey, lambda key, _: self._delete_neighbor(key, held))
+        steps.delete(PathKey, self._withdraw)
+        self._delete_rules(steps)
+        if before:
+            self._reset(reset_after(changes, before, soft_withdraws=self._client.generation().withdraws_softly))
+        self._restarting = self._fresh = False
+        return steps.rejected
+
+    def _start(self, wanted: Speaker) -> None:
+        held = self._speaker()
+        if held == wanted:
+            return
+        request = codec.start_request(self._client.generation(), wanted)
+        restarting = self._preserved()
+        if held is not None:
+            with self._client.silence():
+                self._call("StopBgp")
+        try:
+            self._call("StartBgp", **{"global": getattr(request, "global")})
+        except Refused as refusal:
+            raise Busy(f"gobgpd cannot start BGP as AS {wanted.asn} on {', '.join(wanted.addresses)}: {refusal}") from None
+        self._fresh, self._restarting = True, restarting
+        if held is not None:
+            raise Stale("BGP was stopped and started for its new configuration: everything else in it is gone")
+
+    def _put_rules(self, steps: _Steps) -> None:
+        rules = self._rules
+        held = rules.read().sets if steps.concern(DefinedSetKey) else {}
+        steps.put(DefinedSetKey, lambda key, _, after: rules.extend_set(key, after, held.get(key)))
+        steps.put(PolicyKey, lambda key, _, after: rules.put_policy(key.name, after))
+        steps.put(AssignmentKey, lambda key, _, after: rules.put_assignment(key, after))
+        if held:
+            now = rules.read()
+            steps.put(DefinedSetKey, lambda key, _, after: rules.shrink_set(key, after, now))
+
+    def _delete_rules(self, steps: _Steps) -> None:
+        rules = self._rules
+        steps.delete(AssignmentKey, lambda key, _: rules.delete_assignment(key))
+        steps.delete(PolicyKey, lambda key, _: rules.delete_policy(key.name))
+        steps.delete(DefinedSetKey, lambda key, _: rules.delete_set(key))
+
+    def _announce(self, key: PathKey, _: object, after: Path) -> None:
+        generation = self._client.generation()
+        self._call("AddPath", table_type=generation.table_global, path=path_codec.path(generation, key, after))
+        self.announced += 1
+
+    def _withdraw(self, key: PathKey, before: Path) -> None:
+        generation = self._client.generation()
+        # Never without a path: gobgpd takes that for all of them. Its attributes are wanted too, though only the prefix counts.
+        path = path_codec.path(generation, key, before)
+        self._call("DeletePath", table_type=generation.table_global, family=path.family, path=path)
+        self.withdrawn += 1
+
+    def _put_neighbor(self, key: NeighborKey, after: Neighbor, held: Mapping[Key, Value]) -> None:
+        peer = codec.peer(self._client.generation(), key, after, restarting=self._restarting)
+        if key in held:
+            if held[key] == after:
+                return
+            self._call("DeletePeer", address=key.address)
+        self._call("AddPeer", peer=peer)
+
+    def _delete_neighbor(self, key: NeighborKey, held: Mapping[Key, Value]) -> None:
+        if key in held:
+            self._call("DeletePeer", address=key.address)
+
+    def _statuses(self, changes: Iterable[Change]) -> dict[str, PeerStatus]:
+        if not any(isinstance(change.key, DefinedSetKey | PolicyKey | AssignmentKey) for change in changes):
+            return {}
+        statuses = (status_of(reply.peer) for reply in self._client.list("ListPeer"))
+        return {status.address: status for status in statuses if status.established}
+
+    def _reset(self, reset: Reset) -> None:
+        generation = self._client.generation()
+        for address in reset.received:
+            self._try_reset(address=address, soft=True, direction=generation.reset_in)
+        for address in reset.sent:
+            self._try_reset(address=address, soft=True, direction=generation.reset_out)
+        for address in reset.hard:
+            self._try_reset(address=address)
+
+    def _try_reset(self, **fields: object) -> None:
+        try:
+            self._call("ResetPeer", **fields)
+        except Refused:
+            return  # the neighbour went in the meantime: nothing of it is left to judge anew
+
+    def _call(self, method: str, **fields: object) -> None:
+        self._client.send(method, **fields)
+        self._calls[method] += 1
+
+
+class _Steps:
+    """The changes of one pass, done kind by kind; a refusal is kept with its key, and nothing more is tried on that key."""
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self._changes = changes
+        self.rejected: dict[Key, str] = {}
+
+    def concern(self, kind: type[Key]) -> bool:
+        """Whether any change is of this kind."""
+        return any(isinstance(change.key, kind) for change in self._changes)
+
+    def put(self, kind: type[K], do: Callable[[K, Any, Any], None]) -> None:
+        """Every creation and update of the kind, in order: `do(key, before, after)`."""
+        for change in self._changes:
+            if isinstance(change.key, kind) and change.after is not None:
+                self._try(change.key, partial(do, change.key, change.before, change.after))
+
+    def delete(self, kind: type[K], do: Callable[[K, Any], None]) -> None:
+        """Every removal of the kind, in order: `do(key, before)`."""
+        for change in self._changes:
+            if isinstance(change.key, kind) and change.after is None:
+                self._try(change.key, partial(do, change.key, change.before))
+
+    def _try(self, key: Key, do: Callable[[], None]) -> None:
+        if key in self.rejected:
+            return
+        try:
+            do()
+        except (Refused, ValueError) as refusal:
+            self.rejected[key] = str(refusal)

@@ -1,0 +1,70 @@
+"""The BGP speaker: nodes become its sessions, this node its own configuration and paths."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Final
+
+from kube_router.cache.cache import Changes, View
+from kube_router.config.options import Options
+from kube_router.desired import Desired
+from kube_router.desired.routing.speaker import itself, neighbor, primary, rules
+from kube_router.model.objects import Kind, Name, Node
+from kube_router.model.state import Key
+from kube_router.model.state.bgp import AssignmentKey, DefinedSetKey, NeighborKey, PathKey, PolicyKey, SpeakerKey
+from kube_router.plan import ownership
+from kube_router.plan.ledger import Ledger
+
+SELF: Final = ("speaker",)
+RULES: Final = ("rules",)  # sets are whole values: one item, whose work is a sorted list of node addresses
+
+
+def peers_of(ledger: Ledger) -> frozenset[str] | None:
+    """Addresses of the peers that the speaker is told to have; None while it has not been programmed in this life of ours."""
+    if SpeakerKey() not in ledger.held:
+        return None
+    return frozenset(key.address for key in ledger.merged if isinstance(key, NeighborKey))
+
+
+class SpeakerController:
+    """Items: the speaker itself with its paths, its rules, and a session for every node."""
+
+    name = ownership.SPEAKER
+    reads = frozenset({Kind.NODE})
+    writes: tuple[type[Key], ...] = (SpeakerKey, DefinedSetKey, PolicyKey, AssignmentKey, PathKey, NeighborKey)
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._own = Name("", options.node_name)
+
+    def touched(self, changes: Changes, view: View) -> Iterable[Hashable]:
+        """A node touches its session, the rules if its address moved, and nodes that claim the same address; ours touches all."""
+        for ref, before in changes.items():
+            if ref.kind is not Kind.NODE:
+                continue
+            now = view.nodes.get(ref.name)
+            was = before if isinstance(before, Node) else None
+            if was is not None and now is not None and (was.addresses, was.pod_cidrs) == (now.addresses, now.pod_cidrs):
+                continue
+            yield ref.name
+            if ref.name == self._own:
+                yield SELF
+                yield RULES
+                if was is None or now is None or was.addresses != now.addresses:
+                    yield from view.nodes
+                continue
+            addresses = {primary(node) for node in (was, now) if node is not None} - {""}
+            if was is None or now is None or primary(was) != primary(now):
+                yield RULES
+            for address in addresses:
+                yield from (node.name for node in view.nodes.by("address", address))
+
+    def want(self, item: Hashable, view: View) -> Desired:
+        """Pure; see desired/routing/speaker.py."""
+        own = view.nodes.get(self._own)
+        if item == SELF:
+            return itself(own, self._options)
+        if item == RULES:
+            return rules(own, view.nodes.values(), self._options)
+        assert isinstance(item, Name)
+        return neighbor(view.nodes.get(item), own, view.nodes, self._options)
