@@ -61,6 +61,36 @@ def test_a_file_that_is_no_configuration_is_refused_and_stays(tmp_path):
     assert path.read_text() == "# mine\n"
 
 
+def test_a_file_that_is_no_text_is_refused_and_stays(tmp_path):
+    path = tmp_path / "10-kuberouter.conflist"
+    path.write_bytes(b"{\xff}")
+    key, target = FileKey(str(path)), CniFileTarget()
+    assert target.observe({key: WISH}) == {}
+    assert "not UTF-8" in target.apply([Change(key, None, WISH)])[key]
+    assert path.read_bytes() == b"{\xff}"
+
+
+def test_an_empty_file_is_filled(tmp_path):
+    path = tmp_path / "10-kuberouter.conflist"
+    path.touch()
+    key, target = FileKey(str(path)), CniFileTarget()
+    assert target.apply([Change(key, None, WISH)]) == {}
+    assert target.observe({key: WISH}) == {key: WISH}
+
+
+def test_permissions_and_a_symbolic_link_are_kept(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    real, path = tmp_path / "elsewhere" / "net.conf", tmp_path / "10-kuberouter.conflist"
+    real.touch()
+    real.chmod(0o640)
+    path.symlink_to(real)
+    key, target = FileKey(str(path)), CniFileTarget()
+    assert target.apply([Change(key, None, WISH)]) == {}
+    assert path.is_symlink()
+    assert "plugins" in json.loads(real.read_text())
+    assert oct(real.stat().st_mode & 0o777) == "0o640"
+
+
 def sysctl_tree(tmp_path):
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "rp_filter").write_text("1\n")

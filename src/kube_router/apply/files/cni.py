@@ -1,7 +1,7 @@
 """The CNI configuration file: our part kept as wanted, the rest left to its owners, written in one step.
 
 Runtimes watch the folder and start pods as soon as a file appears, so a new text is written beside it, synced and renamed
-into place: nobody ever reads half of it.
+into place: nobody ever reads half of it. The file keeps its permissions, and a symbolic link keeps pointing at it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CniFileTarget:
             if not isinstance(key, FileKey) or not isinstance(wish, CniConfig):
                 continue
             try:
-                text = Path(key.path).read_text()
+                text = _read(Path(key.path))
                 held[key] = wish if cni.meets(text, wish) else cni.read(text)
             except (OSError, cni.BadConfigError):
                 continue
@@ -52,20 +52,29 @@ class CniFileTarget:
         return refused
 
 
-def _put(path: Path, wish: CniConfig) -> None:
-    if path.exists():
-        before = path.read_text()
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as fault:
+        raise cni.BadConfigError(f"not UTF-8 text: {fault}") from fault
+
+
+def _put(named: Path, wish: CniConfig) -> None:
+    path = Path(os.path.realpath(named))
+    before = _read(path) if path.exists() else ""
+    if before.strip():
         text = cni.edited(before, wish)
         if cni.meets(before, wish):
             return
     else:
-        text = cni.fresh(wish, as_list=path.suffix.lower() == ".conflist")
+        text = cni.fresh(wish, as_list=named.suffix.lower() == ".conflist")
+    mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
     path.parent.mkdir(parents=True, exist_ok=True)
     # A dot in front and no .conf at the end: runtimes read every *.conf* of the folder.
     beside = path.with_name(f".{path.name}.new")
-    with beside.open("w") as file:
+    with beside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    beside.chmod(0o644)
+    beside.chmod(mode)
     beside.replace(path)

@@ -3,23 +3,31 @@
 It makes a link, sets it up, and keeps the attributes that `Link` names; every other attribute belongs to whoever set it. A link
 of our name and another kind is replaced. Addresses are not made here, only taken off a bridge whose ranges no longer hold them
 (the CNI bridge plugin refuses a new range while an old address is there).
+
+Links are few and go through pyroute2, in a session for each call, since a session belongs to the thread that opened it. Addresses
+are asked for by hand-packed messages: the kernel then answers for the one link, where the library reads those of the whole node.
 """
 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
-from kube_router.kit.errors import Busy
+from kube_router.apply.kernel.netlink_socket import ROUTE, NetlinkSocket
+from kube_router.codec import addresses as codec
+from kube_router.kit.errors import Busy, Stale
+from kube_router.kit.net import FAMILIES, contains, family_of
 from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.links import Link, LinkKey
 from kube_router.plan import ownership
 
-_SCOPE_LINK: Final = 253  # RT_SCOPE_LINK: link-local IPv6 addresses belong to the kernel
 _CALL: Final = ("br_nf_call_iptables", "br_nf_call_ip6tables")
+_UP: Final = 1  # IFF_UP
+# Somebody made or removed the link between our look and our message.
+_MOVED: Final = frozenset({errno.ENODEV, errno.EEXIST, errno.ENXIO})
 
 
 class LinkTarget:
@@ -29,111 +37,132 @@ class LinkTarget:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._netlink: Any = None
+        self._addresses = NetlinkSocket(ROUTE)
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._addresses.close()
 
     def observe(self, wanted: Mapping[Key, Value]) -> Mapping[Key, Value]:
         """Our links that exist. One that meets what is wanted of it is returned as wanted."""
-        with self._lock:
-            held: dict[Key, Value] = {}
+        held: dict[Key, Value] = {}
+        with self._lock, _session() as rtnl:
             for name in ownership.LINKS:
-                message = self._find(name)
+                message = _find(rtnl, name)
                 if message is not None:
                     key = LinkKey(name)
                     wish = wanted.get(key)
-                    found = self._describe(message)
                     met = isinstance(wish, Link) and self._meets(message, wish)
-                    held[key] = wish if met and isinstance(wish, Link) else found
-            return held
+                    held[key] = wish if met and isinstance(wish, Link) else _describe(message)
+        return held
 
     def apply(self, changes: Sequence[Change]) -> Mapping[Key, str]:
-        """Make, adapt or delete links; a refusal of one does not stop the others."""
+        """Make, adapt or delete links; a refusal of one does not stop the others. Stale when one comes or goes meanwhile."""
+        from pyroute2 import NetlinkError
+
         refused: dict[Key, str] = {}
-        with self._lock:
+        with self._lock, _session() as rtnl:
             for change in changes:
                 assert isinstance(change.key, LinkKey)
                 try:
-                    if change.after is None:
-                        self._delete(change.key.name)
-                    else:
-                        self._put(change.key.name, change.after)
-                except self._error as fault:
-                    refused[change.key] = f"{fault}"
+                    reason = _delete(rtnl, change.key.name) if change.after is None else self._put(rtnl, change.key.name, change.after)
+                except NetlinkError as fault:
+                    if fault.code in _MOVED:
+                        raise Stale(f"link {change.key.name} changed under us: {fault}") from fault
+                    reason = str(fault)
+                if reason:
+                    refused[change.key] = reason
         return refused
 
-    # -- netlink ------------------------------------------------------------------------------------------------------
-
-    @property
-    def _ip(self) -> Any:
-        if self._netlink is None:
-            from pyroute2 import IPRoute
-
-            try:
-                self._netlink = IPRoute()
-            except OSError as fault:
-                raise Busy(f"no rtnetlink socket: {fault}") from fault
-        return self._netlink
-
-    @property
-    def _error(self) -> type[Exception]:
-        from pyroute2 import NetlinkError
-
-        error: type[Exception] = NetlinkError
-        return error
-
-    def _find(self, name: str) -> Any | None:
-        try:
-            return next(iter(self._ip.get_links(ifname=name)), None)
-        except self._error as fault:
-            if getattr(fault, "code", None) == errno.ENODEV:
-                return None
-            raise Busy(f"cannot look up link {name}: {fault}") from fault
-
-    def _describe(self, message: Any) -> Link:
-        kind = message.get(("linkinfo", "kind")) or ""
-        calls = all(message.get(("linkinfo", "data", attribute)) for attribute in _CALL) if kind == "bridge" else False
-        return Link(kind, mtu=message.get("mtu") or 0, filtered=calls)
-
     def _meets(self, message: Any, wish: Link) -> bool:
-        found = self._describe(message)
+        found = _describe(message)
         return (
             found.kind == wish.kind
-            and bool(message["flags"] & 1)  # IFF_UP
+            and found.up
             and wish.mtu in (0, found.mtu)
             and (found.filtered or not wish.filtered)
-            and not (wish.only_in and self._strays(message["index"], wish.only_in))
+            and not self._strays(message["index"], wish.only_in)
         )
 
-    def _strays(self, index: int, only_in: tuple[str, ...]) -> list[tuple[str, int]]:
-        networks = [ipaddress.ip_network(cidr) for cidr in only_in]
-        strays = []
-        for message in self._ip.get_addr(index=index):
-            if message["scope"] == _SCOPE_LINK:
-                continue
-            address = ipaddress.ip_address(message.get("address"))
-            if not any(address in network for network in networks):
-                strays.append((str(address), message["prefixlen"]))
-        return strays
-
-    def _put(self, name: str, wish: Link) -> None:
-        message = self._find(name)
-        if message is not None and self._describe(message).kind != wish.kind:
-            self._ip.link("del", index=message["index"])
+    def _put(self, rtnl: Any, name: str, wish: Link) -> str:
+        """Make the link as wished; the reason where an address cannot be taken off."""
+        message = _find(rtnl, name)
+        if message is not None and _describe(message).kind != wish.kind:
+            rtnl.link("del", index=message["index"])
             message = None
         if message is None:
-            self._ip.link("add", ifname=name, kind=wish.kind)
-            message = self._find(name)
+            rtnl.link("add", ifname=name, kind=wish.kind)
+            message = _find(rtnl, name)
             if message is None:
-                raise Busy(f"link {name} was made and went at once")
-        index = message["index"]
-        if wish.filtered and not self._describe(message).filtered:
-            self._ip.link("set", index=index, kind=wish.kind, **dict.fromkeys(_CALL, 1))
+                raise Stale(f"link {name} was made and went at once")
+        found, index = _describe(message), message["index"]
+        if wish.filtered and not found.filtered:
+            rtnl.link("set", index=index, kind=wish.kind, **dict.fromkeys(_CALL, 1))
         # The MTU only when it differs: writing it pins a bridge to it for all later ports.
-        extra = {"mtu": wish.mtu} if wish.mtu not in (0, message.get("mtu")) else {}
-        self._ip.link("set", index=index, state="up", **extra)
-        for address, length in self._strays(index, wish.only_in) if wish.only_in else ():
-            self._ip.addr("del", index=index, address=address, prefixlen=length)
+        attributes: dict[str, Any] = {} if wish.mtu in (0, found.mtu) else {"mtu": wish.mtu}
+        if not found.up:
+            attributes["state"] = "up"
+        if attributes:
+            rtnl.link("set", index=index, **attributes)
+        return self._take_off(index, self._strays(index, wish.only_in))
 
-    def _delete(self, name: str) -> None:
-        message = self._find(name)
-        if message is not None:
-            self._ip.link("del", index=message["index"])
+    def _strays(self, index: int, only_in: tuple[str, ...]) -> list[codec.Held]:
+        """Addresses of the link outside the CIDRs, but for those of link scope, which are the kernel's; none when no CIDR is named."""
+        strays = []
+        for family in FAMILIES if only_in else ():
+            try:
+                replies = self._addresses.dump(codec.dump_addresses(family, link=index))
+            except OSError as fault:
+                raise Stale(f"addresses of link {index} cannot be read: {fault}") from fault
+            for reply in replies:
+                held = codec.parse_address(reply, link=index)
+                if held and held.scope != codec.SCOPE_NAMES[253] and not any(contains(cidr, held.address) for cidr in only_in):
+                    strays.append(held)
+        return strays
+
+    def _take_off(self, index: int, strays: Sequence[codec.Held]) -> str:
+        messages = [codec.delete_address(held.address, family_of(held.address), length=held.length, link=index) for held in strays]
+        faults = self._addresses.send(messages)
+        for n, fault in faults.items():
+            # Taking off a primary address takes its secondary ones along (net.ipv4.conf.*.promote_secondaries = 0).
+            if fault.number != errno.EADDRNOTAVAIL:
+                return f"address {strays[n].address} cannot be taken off: {fault}"
+        return ""
+
+
+@contextmanager
+def _session() -> Iterator[Any]:
+    from pyroute2 import IPRoute, NetlinkError
+
+    try:
+        with IPRoute() as rtnl:
+            yield rtnl
+    except NetlinkError as fault:
+        raise Stale(f"links cannot be read: {fault}") from fault
+    except OSError as fault:
+        raise Busy(f"no rtnetlink socket: {fault}") from fault
+
+
+def _find(rtnl: Any, name: str) -> Any | None:
+    """The kernel's message about one link; asked for by name, since a node has hundreds."""
+    from pyroute2 import NetlinkError
+
+    try:
+        return next(iter(rtnl.link("get", ifname=name)), None)
+    except NetlinkError as fault:
+        if fault.code == errno.ENODEV:
+            return None
+        raise
+
+
+def _describe(message: Any) -> Link:
+    kind = message.get(("linkinfo", "kind")) or ""
+    calls = kind == "bridge" and all(message.get(("linkinfo", "data", attribute)) for attribute in _CALL)
+    return Link(kind, mtu=message.get("mtu") or 0, filtered=calls, up=bool(message["flags"] & _UP))
+
+
+def _delete(rtnl: Any, name: str) -> str:
+    message = _find(rtnl, name)
+    if message is not None:
+        rtnl.link("del", index=message["index"])
+    return ""

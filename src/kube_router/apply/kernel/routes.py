@@ -61,8 +61,8 @@ class RouteTarget:
     def apply(self, changes: Sequence[Change]) -> Mapping[Key, str]:
         """Make, replace, delete, in order; refusals name the route that stands in the way or what the kernel said."""
         with self._lock:
-            ours = self._ours({family_of(change.key.prefix) for change in changes if change.before and change.after})
-            faults = self._send((change, change.key in ours) for change in changes)
+            ours = self._ours({_family(change) for change in changes if change.before and change.after})
+            faults = self._send((change, _of(change) in ours) for change in changes)
             refused = {change.key: _reason(change, fault) for change, fault in faults if fault.number != errno.EEXIST}
             refused |= self._adopt([change for change, fault in faults if fault.number == errno.EEXIST])
         return refused
@@ -75,13 +75,13 @@ class RouteTarget:
         standing = self._standing(collided)
         again = []
         for change in collided:
-            found = standing.get(change.key)
+            found = standing.get(_of(change))
             if found is None or found.protocol == ROUTE_PROTOCOL:
                 if found is None or _as_wished(_route(found), change.after) != change.after:
                     again.append(change)
             else:
                 refused[change.key] = f"another's route stands in the way: {_described(found)}"
-        faults = self._send((change, change.key in standing) for change in again)
+        faults = self._send((change, _of(change) in standing) for change in again)
         return refused | {change.key: _reason(change, fault) for change, fault in faults}
 
     def _send(self, steps: Iterable[tuple[Change, bool]]) -> list[tuple[Change, Fault]]:
@@ -107,7 +107,7 @@ class RouteTarget:
 
     def _standing(self, changes: Iterable[Change]) -> dict[RouteKey, codec.Found]:
         """All routes, whoever's, of the families and tables of these changes."""
-        where = {(family_of(change.key.prefix), change.key.table) for change in changes}
+        where = {(_family(change), _of(change).table) for change in changes}
         return {_key(route): route for family, table in where for route in self._dump(family, table, 0)}
 
     def _dump(self, family: Family, table: int, protocol: int) -> Iterator[codec.Found]:
@@ -125,8 +125,7 @@ class RouteTarget:
 
 def _message(change: Change, *, replace: bool) -> Message | None:
     """The message that makes the change; None when the route's link is not there."""
-    key, wish = change.key, change.after
-    assert isinstance(key, RouteKey)
+    key, wish = _of(change), change.after
     if wish is None:
         return codec.delete_route(key.prefix, table=key.table, protocol=ROUTE_PROTOCOL, metric=key.metric)
     assert isinstance(wish, Route)
@@ -144,6 +143,15 @@ def _message(change: Change, *, replace: bool) -> Message | None:
         source=wish.source,
         replace=replace,
     )
+
+
+def _of(change: Change) -> RouteKey:
+    assert isinstance(change.key, RouteKey)
+    return change.key
+
+
+def _family(change: Change) -> Family:
+    return family_of(_of(change).prefix)
 
 
 def _key(route: codec.Found) -> RouteKey:

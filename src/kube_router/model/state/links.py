@@ -12,17 +12,19 @@ class LinkKey(Key, frozen=True):
 
 
 class Link(Value, frozen=True):
-    """A link of ours, always up.
+    """A link of ours.
 
     `kind`: "bridge" or "dummy" (rtnetlink IFLA_INFO_KIND). `mtu` 0 leaves the MTU to the kernel. `filtered`: bridged packets
     pass iptables (IFLA_BR_NF_CALL_IPTABLES and its IPv6 twin, for this bridge alone). `only_in`: global addresses outside
-    these CIDRs are taken off (a bridge whose pod range changed); empty leaves addresses alone.
+    these CIDRs are taken off (a bridge whose pod range changed); empty leaves addresses alone. `up` is always wanted; false is
+    only ever observed.
     """
 
     kind: str
     mtu: int = 0
     filtered: bool = False
     only_in: tuple[str, ...] = ()
+    up: bool = True
 
 
 class AddressKey(Key, frozen=True):
