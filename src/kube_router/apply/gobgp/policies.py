@@ -15,7 +15,6 @@ All of it lists before it acts: gobgpd keeps duplicates, and answers what is alr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -88,25 +87,31 @@ class RuleBook:
 
     # -- sets ---------------------------------------------------------------------------------------------------------
 
-    def extend_set(self, key: DefinedSetKey, wanted: DefinedSet, held: DefinedSet | None) -> None:
-        """Create the set, or give it the members that it lacks."""
-        missing = tuple(member for member in wanted.members if held is None or member not in set(held.members))
+    def read_set(self, key: DefinedSetKey) -> DefinedSet | None:
+        """One set as it is; None if there is none."""
+        generation = self._client.generation()
+        of = generation.set_neighbor if key.type == "neighbor" else generation.set_prefix
+        listed = self._client.list("ListDefinedSet", defined_type=of, name=key.name)
+        return next((codec.defined_set_of(generation, reply.defined_set)[1] for reply in listed), None)
+
+    def extend_set(self, key: DefinedSetKey, wanted: DefinedSet) -> tuple[str, ...]:
+        """Create the set, or give it the members that it lacks; returns those that it has too many."""
+        held = self.read_set(key)
+        had = set(held.members) if held else set()
+        missing = tuple(member for member in wanted.members if member not in had)
         if held is None or missing:
             self._send("AddDefinedSet", defined_set=codec.defined_set(self._client.generation(), key, missing))
+        return tuple(sorted(had.difference(wanted.members)))
 
-    def shrink_set(self, key: DefinedSetKey, wanted: DefinedSet, rules: Rules) -> None:
+    def shrink_set(self, key: DefinedSetKey, wanted: DefinedSet, extra: tuple[str, ...]) -> None:
         """Take away members that are too many. Refused for the last one of a neighbour set that a policy still uses."""
-        held = rules.sets.get(key, DefinedSet(()))
-        extra = tuple(sorted(set(held.members) - set(wanted.members)))
-        if not extra:
-            return
-        if key.type == "neighbor" and not wanted.members and self._users(rules, key.name):
+        if key.type == "neighbor" and not wanted.members and self._is_used(key.name):
             raise Refused(f"a policy still names {key.name}, which would match every neighbour when empty")
         self._send("DeleteDefinedSet", defined_set=codec.defined_set(self._client.generation(), key, extra))
 
     def delete_set(self, key: DefinedSetKey) -> None:
         """Remove the whole set; the speaker refuses while a policy names it. The absent is no error."""
-        if key in self.read().sets:
+        if self.read_set(key) is not None:
             self._send("DeleteDefinedSet", defined_set=codec.defined_set(self._client.generation(), key), all=True)
 
     # -- policies -----------------------------------------------------------------------------------------------------
@@ -181,8 +186,9 @@ class RuleBook:
     def _drop_policy(self, name: str) -> None:
         self._send("DeletePolicy", policy=codec.policy(self._client.generation(), name), all=True)
 
-    def _users(self, rules: Rules, name: str) -> Iterable[str]:
-        return [policy for policy, statements in rules.policies.items() if any(s.neighbor_set == name for s in statements)]
+    def _is_used(self, name: str) -> bool:
+        used = (entry for statements in self.read().policies.values() for entry in statements)
+        return any(entry.neighbor_set == name for entry in used)
 
     def _send(self, method: str, **fields: object) -> None:
         self._client.send(method, **fields)

@@ -6,7 +6,7 @@ the neighbour sets before its session is up, and a pod range is in its prefix se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -23,24 +23,44 @@ class Reset(msgspec.Struct, frozen=True):
     hard: tuple[str, ...] = ()
 
 
-def reset_after(changes: Sequence[Change], established: Mapping[str, PeerStatus], *, soft_withdraws: bool) -> Reset:
-    """What the changes ask for, of sessions that were established before them.
+class Suspicion(msgspec.Struct, frozen=True):
+    """What may have to be judged anew: directions ("import", "export"), towards these addresses or, if None, all."""
+
+    ways: frozenset[str] = frozenset()
+    addresses: frozenset[str] | None = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.ways)
+
+
+BOTH_WAYS = frozenset({"import", "export"})
+
+
+def suspicion(changes: Sequence[Change]) -> Suspicion:
+    """What the changes ask for. Neighbours that come, change or go with them need nothing: their sessions start after."""
+    ways = frozenset(way for change in changes for way in _ways(change))
+    if ways:
+        return Suspicion(ways, None)
+    if _routes_unseen(changes):
+        return Suspicion(BOTH_WAYS, None)
+    new = {change.key.address for change in changes if isinstance(change.key, NeighborKey)}
+    moved = frozenset(_moved_neighbors(changes) - new)
+    return Suspicion(BOTH_WAYS, moved) if moved else Suspicion()
+
+
+def reset_after(suspected: Suspicion, sessions: Iterable[PeerStatus], *, soft_withdraws: bool) -> Reset:
+    """Which of these sessions to reset, and how.
 
     `soft_withdraws`: the speaker withdraws on a soft reset what its export policy now rejects. Else an external neighbour is
     reset hard; an internal one gets nothing but our own paths, and those are withdrawn by themselves.
     """
-    gone = {change.key.address for change in changes if isinstance(change.key, NeighborKey)}
-    sessions = sorted(address for address in established if address not in gone)
-    ways = {way for change in changes for way in _ways(change)}
-    if not ways and _routes_unseen(changes):
-        ways = {"import", "export"}
-    concerned = sessions if ways else [address for address in sessions if address in _moved_neighbors(changes)]
-    if not ways and concerned:
-        ways = {"import", "export"}
-    sent = concerned if "export" in ways else []
-    hard = [] if soft_withdraws else [address for address in sent if not established[address].internal]
+    concerned = {
+        peer.address: peer for peer in sessions if peer.established and (suspected.addresses is None or peer.address in suspected.addresses)
+    }
+    sent = sorted(concerned) if "export" in suspected.ways else []
+    hard = [] if soft_withdraws else [address for address in sent if not concerned[address].internal]
     return Reset(
-        received=tuple(concerned) if "import" in ways else (),
+        received=tuple(sorted(concerned)) if "import" in suspected.ways else (),
         sent=tuple(address for address in sent if address not in hard),
         hard=tuple(hard),
     )

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 
 from kube_router.apply.gobgp.client import Client, Refused
 from kube_router.apply.gobgp.policies import RuleBook
-from kube_router.apply.gobgp.resets import Reset, reset_after
+from kube_router.apply.gobgp.resets import Reset, Suspicion, reset_after, suspicion
 from kube_router.codec.gobgp import paths as path_codec
 from kube_router.codec.gobgp import speaker as codec
 from kube_router.codec.gobgp.speaker import PeerStatus, status_of
@@ -32,6 +32,7 @@ from kube_router.kit.net import FAMILIES
 from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.bgp import (
     AssignmentKey,
+    DefinedSet,
     DefinedSetKey,
     Neighbor,
     NeighborKey,
@@ -43,6 +44,8 @@ from kube_router.model.state.bgp import (
 )
 
 _KINDS: Final = (SpeakerKey, DefinedSetKey, PolicyKey, AssignmentKey, PathKey, NeighborKey)
+_FEW: Final = 16  # neighbours that are asked for one by one; beyond, all are listed, which costs the speaker and us more
+
 K = TypeVar("K", bound=Key)
 
 
@@ -119,17 +122,17 @@ class GobgpTarget:
         elif self._speaker() is None:
             raise Stale("BGP is not started in gobgpd: it has been restarted")
         steps = _Steps(changes)
-        before = {} if self._fresh else self._statuses(changes)
+        suspected = Suspicion() if self._fresh else suspicion(changes)
+        sessions = self._sessions() if suspected else []
         self._put_rules(steps)
         steps.put(PathKey, self._announce)
         if steps.concern(NeighborKey):
-            held = self._neighbors()
+            held = self._neighbors_of(changes)
             steps.put(NeighborKey, lambda key, _, after: self._put_neighbor(key, after, held))
             steps.delete(NeighborKey, lambda key, _: self._delete_neighbor(key, held))
         steps.delete(PathKey, self._withdraw)
         self._delete_rules(steps)
-        if before:
-            self._reset(reset_after(changes, before, soft_withdraws=self._client.generation().withdraws_softly))
+        self._reset(reset_after(suspected, sessions, soft_withdraws=self._client.generation().withdraws_softly))
         self._restarting = self._fresh = False
         return steps.rejected
 
@@ -152,13 +155,19 @@ class GobgpTarget:
 
     def _put_rules(self, steps: _Steps) -> None:
         rules = self._rules
-        held = rules.read().sets if steps.concern(DefinedSetKey) else {}
-        steps.put(DefinedSetKey, lambda key, _, after: rules.extend_set(key, after, held.get(key)))
+        extra: dict[DefinedSetKey, tuple[str, ...]] = {}
+
+        def extend(key: DefinedSetKey, _: object, after: DefinedSet) -> None:
+            extra[key] = rules.extend_set(key, after)
+
+        def shrink(key: DefinedSetKey, _: object, after: DefinedSet) -> None:
+            if extra.get(key):
+                rules.shrink_set(key, after, extra[key])
+
+        steps.put(DefinedSetKey, extend)
         steps.put(PolicyKey, lambda key, _, after: rules.put_policy(key.name, after))
         steps.put(AssignmentKey, lambda key, _, after: rules.put_assignment(key, after))
-        if held:
-            now = rules.read()
-            steps.put(DefinedSetKey, lambda key, _, after: rules.shrink_set(key, after, now))
+        steps.put(DefinedSetKey, shrink)
 
     def _delete_rules(self, steps: _Steps) -> None:
         rules = self._rules
@@ -190,11 +199,15 @@ class GobgpTarget:
         if key in held:
             self._call("DeletePeer", address=key.address)
 
-    def _statuses(self, changes: Iterable[Change]) -> dict[str, PeerStatus]:
-        if not any(isinstance(change.key, DefinedSetKey | PolicyKey | AssignmentKey) for change in changes):
-            return {}
-        statuses = (status_of(reply.peer) for reply in self._client.list("ListPeer"))
-        return {status.address: status for status in statuses if status.established}
+    def _neighbors_of(self, changes: Iterable[Change]) -> dict[Key, Value]:
+        addresses = [change.key.address for change in changes if isinstance(change.key, NeighborKey)]
+        if len(addresses) > _FEW:
+            return self._neighbors()
+        replies = (reply for address in addresses for reply in self._client.list("ListPeer", address=address))
+        return dict(codec.neighbor_of(reply.peer) for reply in replies)
+
+    def _sessions(self) -> list[PeerStatus]:
+        return [status_of(reply.peer) for reply in self._client.list("ListPeer")]
 
     def _reset(self, reset: Reset) -> None:
         generation = self._client.generation()
