@@ -1,50 +1,51 @@
 """Where watchers put what they see: into the cache, and a poke to every controller that has something new.
 
-All of it runs on the event loop; watchers that live in threads call through `call_soon_threadsafe`.
+All of it runs on the event loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
-from kube_router.cache.cache import Cache, Feed
+from kube_router.cache.cache import Cache
+from kube_router.codec.objects_fault import Fault
 from kube_router.control.runner import Runner
-from kube_router.model.objects import Kind, Name, Object
-from kube_router.model.state import Key
+from kube_router.watch.events import Batch, Put, Removed, write
+from kube_router.watch.linktable import Disturbance
 
 
 class Inbox:
-    """The sink of all watchers."""
+    """The sink of all watchers. `fault` is told what is wrong with objects, `seen` how many changes of which kind came."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, *, fault: Callable[[Fault], None], seen: Callable[[str, int], None]) -> None:
         self._cache = cache
+        self._fault = fault
+        self._seen = seen
         self._runners: dict[int, Runner] = {}
 
     def serve(self, runner: Runner) -> None:
         """From now on poke this runner when its feed has something new."""
         self._runners[id(runner.cycle.feed)] = runner
 
-    def replace(self, kind: Kind, objects: Iterable[Object]) -> None:
-        """A complete list of a kind."""
-        self._poke(self._cache.replace(kind, objects))
-
-    def put(self, value: Object) -> None:
-        """An object that is new or changed."""
-        self._poke(self._cache.put(value))
-
-    def remove(self, kind: Kind, name: Name) -> None:
-        """An object that is gone."""
-        self._poke(self._cache.remove(kind, name))
-
-    def suspect(self, kinds: Iterable[type[Key]]) -> None:
-        """Somebody may have disturbed these kinds of state."""
-        disturbed = frozenset(kinds)
-        for runner in self._runners.values():
-            if disturbed.intersection(runner.cycle.controller.writes):
-                runner.suspect(disturbed)
-
-    def _poke(self, feeds: Iterable[Feed]) -> None:
-        for feed in feeds:
+    def __call__(self, batch: Batch) -> None:
+        """Events and faults of a watcher."""
+        for feed in write(batch.events, self._cache):
             runner = self._runners.get(id(feed))
             if runner is not None:
                 runner.poke()
+        for fault in batch.faults:
+            self._fault(fault)
+        for event in batch.events:
+            match event:
+                case Put(object=value):
+                    self._seen(type(value).__name__, 1)
+                case Removed(ref=ref):
+                    self._seen(ref.kind.value, 1)
+
+    def disturbed(self, what: Disturbance) -> None:
+        """Somebody may have taken away state of ours: whoever holds it looks after its kind."""
+        for runner in self._runners.values():
+            held = runner.cycle.ledger.held
+            kinds = {type(key) for key in what.keys if key in held} | what.kinds
+            if kinds:
+                runner.suspect(kinds)

@@ -112,15 +112,15 @@ def _read_file(path: str) -> str:
 
 
 def _daemon(options: Options) -> int:
-    from kube_router.app import daemon
+    from kube_router.app.daemon import run
 
-    return daemon.run(options)
+    return run(options)
 
 
 def _cleanup(options: Options) -> int:
-    from kube_router.app import cleanup
+    from kube_router.app.cleanup import run
 
-    return cleanup.run(options)
+    return run(options)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Final
 
+from kube_router.codec.objects_fault import Fault
 from kube_router.desired import Note
 from kube_router.kit.errors import TargetError
 from kube_router.model.objects import Kind, Name, Ref
@@ -76,6 +77,14 @@ class Reporting:
         """Count."""
         del controller
         METRICS.counter("kernel_writes_total", {"target": type(target).__name__.removesuffix("Target").lower()}).inc(changes)
+
+    def bad_object(self, fault: Fault) -> None:
+        """A wrong value in an object from the API server; the rest of it, and all others, are served."""
+        get_logger("watch").warning(
+            f"{fault.message}; the rest of the object is served", object=str(fault.ref), field=fault.field, value=fault.value
+        )
+        METRICS.counter("bad_objects_total", {"kind": fault.ref.kind.value}).inc()
+        self._post(Note(fault.ref, "BadValue", f"{fault.field} = {fault.value}: {fault.message}"))
 
     def good(self, controller: str) -> None:
         """A pass was good: faults that come again are news."""

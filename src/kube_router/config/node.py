@@ -10,14 +10,15 @@ from kube_router.config.options import Options
 from kube_router.config.rules import canonical_cidr
 
 
-def node_faults(options: Options, node_addresses: Sequence[str], pod_cidrs: Sequence[str]) -> tuple[Fault, ...]:
+def node_faults(options: Options, node_addresses: Sequence[str], pod_cidrs: Sequence[str] | None) -> tuple[Fault, ...]:
     """Every fault of these options on a node with these addresses (the primary one first) and pod CIDRs.
 
-    Addresses that are none (host names) do not count. A missing pod CIDR may only be late: the caller decides whether
-    to wait for it.
+    Addresses that are none (host names) do not count. A missing pod CIDR may only be late: who waits for it gives None, and
+    pod CIDRs are not judged.
     """
     addresses = [address for address in node_addresses if is_address(address)]
-    return (*_addresses(options, addresses), *_router_id(options, addresses), *_pod_cidrs(options, pod_cidrs))
+    ranges = () if pod_cidrs is None else _pod_cidrs(options, pod_cidrs)
+    return (*_addresses(options, addresses), *_router_id(options, addresses), *ranges)
 
 
 def _addresses(options: Options, addresses: Sequence[str]) -> Iterator[Fault]:

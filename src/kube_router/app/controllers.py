@@ -1,0 +1,64 @@
+"""Which controllers run, with which periods; and those that do not, whose leftovers go."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+
+import msgspec
+
+from kube_router.config.options import Options
+from kube_router.control.absent import Absent
+from kube_router.control.controller import Controller
+from kube_router.control.fib import FibController
+from kube_router.control.netpol import NetpolController
+from kube_router.control.proxy import ProxyController
+from kube_router.control.routing import RoutingController
+from kube_router.control.speaker import SpeakerController
+from kube_router.model.state.links import LinkKey
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A controller that runs; `audit` is the period of its audits in seconds."""
+
+    controller: Controller
+    audit: float
+
+
+def running(options: Options) -> Iterator[Running]:
+    """Controllers that the options ask for."""
+    if options.run_router:
+        yield Running(RoutingController(options), options.routes_sync_period)
+        yield Running(SpeakerController(options), options.routes_sync_period)
+        yield Running(FibController(options), options.injected_routes_sync_period)
+    if options.run_service_proxy:
+        yield Running(ProxyController(options, kernel=kernel_version()), options.ipvs_sync_period)
+    if options.run_firewall:
+        yield Running(NetpolController(options), options.iptables_sync_period)
+
+
+def absent(options: Options) -> Iterator[Absent]:
+    """Controllers that are switched off. The bridge stays: another's CNI configuration may put pods on it."""
+    if not options.run_router:
+        yield Absent(RoutingController.name, RoutingController.writes, spare=(LinkKey,))
+        yield Absent(FibController.name, FibController.writes)
+    if not options.run_service_proxy:
+        yield Absent(ProxyController.name, ProxyController.writes)
+    if not options.run_firewall:
+        yield Absent(NetpolController.name, NetpolController.writes)
+
+
+def everything() -> tuple[Absent, ...]:
+    """All controllers as absent, in the order in which a cleanup goes. The speaker keeps what it was told: it ends with the pod."""
+    return (
+        Absent(NetpolController.name, NetpolController.writes),
+        Absent(ProxyController.name, ProxyController.writes),
+        Absent(FibController.name, FibController.writes),
+        Absent(RoutingController.name, RoutingController.writes),
+    )
+
+
+def kernel_version() -> tuple[int, int]:
+    """Version and patch level of the running kernel, such as (6, 1)."""
+    numbers = platform.release().split("-")[0].split(".")
+    return int(numbers[0]), int(numbers[1])

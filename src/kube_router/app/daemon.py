@@ -1,0 +1,208 @@
+"""The daemon: watchers fill the cache, controllers turn it into state, until told to stop or until something breaks.
+
+Start: health endpoint first, so that probes are answered; then targets, controllers and watchers. Nothing is written before
+what a controller reads has been listed. Stop: SIGTERM or SIGINT ends the loops within seconds and tears nothing down, for
+the node's network must outlive its manager. A task that ends by itself is a bug, and ends the process with status 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Final
+
+from kube_router.app.controllers import absent, running
+from kube_router.app.inbox import Inbox
+from kube_router.app.reporting import Reporting
+from kube_router.app.targets import Targets
+from kube_router.app.watchers import Watchers
+from kube_router.cache.cache import Cache
+from kube_router.config.faults import StartRefused
+from kube_router.config.node import node_faults
+from kube_router.config.not_yet import missing_by_default
+from kube_router.config.options import Options
+from kube_router.control.controller import Controller
+from kube_router.control.cycle import Cycle, Outcome
+from kube_router.control.runner import Runner
+from kube_router.control.schedule import Schedule
+from kube_router.model.objects import Kind, Name
+from kube_router.serve import endpoints
+from kube_router.telemetry.health import Health
+from kube_router.telemetry.logging import get_logger
+from kube_router.telemetry.metrics import METRICS
+
+_LOG = get_logger("daemon")
+_STOP_TIME: Final = 4.0  # seconds that writes under way get when we stop; a SIGTERM is obeyed within 5 s
+_THREADS: Final = 8  # one for each controller's writes, and some for scrapes
+_TURN: Final = 60.0  # seconds within which every loop must turn: the first pass of a large cluster takes its time
+_PASS_TIMES: Final = {
+    "routing": "controller_routes_sync_time",
+    "speaker": "controller_bgp_internal_peers_sync_time",
+    "fib": "host_routes_sync_time",
+    "proxy": "controller_ipvs_services_sync_time",
+    "netpol": "controller_iptables_sync_time",
+}
+
+
+def run(options: Options) -> int:
+    """Run until stopped; the exit status. Raises StartRefused for faults that only this node shows."""
+    named = replace(options, node_name=options.node_name or socket.gethostname())
+    status = asyncio.run(Daemon(named).run())
+    _leave_if_threads_linger(status)
+    return status
+
+
+class Daemon:
+    """One run of the program."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._health = Health(time.monotonic)
+        self._cache = Cache()
+        self._targets = Targets(options)
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="write")
+        self._watchers = Watchers(options, self._targets)
+        self._reporting = Reporting(self._watchers.post)
+        self._inbox = Inbox(self._cache, fault=self._reporting.bad_object, seen=_count_events)
+        self._runners: list[Runner] = []
+
+    async def run(self) -> int:
+        """Start, wait, stop."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        servers = await endpoints.start(self._options, health=self._health, metrics=METRICS)
+        try:
+            return await self._work(stop)
+        finally:
+            for server in servers:
+                await server.stop()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _work(self, stop: asyncio.Event) -> int:
+        for line in missing_by_default(self._options):
+            _LOG.info(line)
+        broken: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        for entry in running(self._options):
+            self._prepare(entry.controller, entry.audit)
+        tasks = self._watchers.start(self._inbox, self._runners, lambda bug: None if broken.done() else broken.set_result(bug))
+        tasks |= {asyncio.create_task(runner.run(), name=runner.name) for runner in self._runners}
+        tasks.add(asyncio.create_task(self._remove_absent(), name="absent"))
+        tasks.add(asyncio.create_task(self._check_node(), name="node"))
+        try:
+            return await _first_end(tasks, stop, broken)
+        finally:
+            self._watchers.stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_STOP_TIME)
+
+    def _prepare(self, controller: Controller, audit: float) -> None:
+        cycle = self._cycle(controller)
+        name = controller.name
+        self._health.expect(name, period=_TURN)
+        runner = Runner(
+            cycle,
+            Schedule(time.monotonic(), kinds=controller.writes, max_gap=audit),
+            ready=lambda: self._is_listed(controller),
+            done=lambda outcome, seconds: self._done(name, outcome, seconds),
+            beat=lambda: self._health.beat(name),
+        )
+        self._runners.append(runner)
+        self._inbox.serve(runner)
+
+    def _cycle(self, controller: Controller) -> Cycle:
+        return Cycle(
+            controller,
+            feed=self._cache.feed(controller.reads),
+            view=self._cache.view,
+            targets=self._targets.of(controller.writes),
+            report=self._reporting,
+            call=self._in_thread,
+        )
+
+    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+    def _is_listed(self, controller: Controller) -> bool:
+        missing = self._cache.unlisted(controller.reads)
+        if missing:
+            kinds = ", ".join(sorted(kind.value for kind in missing))
+            why = self._watchers.trouble(missing)
+            self._health.failing(controller.name, f"waiting for the first list of {kinds}{': ' + why if why else ''}")
+        return not missing
+
+    def _done(self, name: str, outcome: Outcome, seconds: float) -> None:
+        METRICS.histogram(_PASS_TIMES[name]).observe(seconds)
+        if outcome.failure:
+            self._health.failing(name, outcome.failure)
+            return
+        self._health.synced(name)
+        if outcome.good:
+            self._reporting.good(name)
+            METRICS.gauge("controller_last_success_timestamp_seconds", {"controller": name}).set(time.time())
+        if outcome.written:
+            get_logger(name).step("pass", written=outcome.written, drift=outcome.drifted, milliseconds=round(seconds * 1000, 1))
+
+    async def _remove_absent(self) -> None:
+        """What switched-off controllers left behind goes; tried until it is gone."""
+        for controller in absent(self._options):
+            cycle = self._cycle(controller)
+            wait = 1.0
+            while not (await cycle.sync()).good:
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, 60.0)
+        await asyncio.Event().wait()  # a task that ends is taken for a crash
+
+    async def _check_node(self) -> None:
+        """Faults that only this node's own object shows end the start, all of them at once."""
+        own = Name("", self._options.node_name)
+        while not self._cache.listed((Kind.NODE,)) or own not in self._cache.view.nodes:
+            await asyncio.sleep(0.2)
+        # A pod CIDR may come later: the routing controller waits for it, with a note on the node.
+        faults = node_faults(self._options, self._cache.view.nodes[own].addresses, None)
+        if faults:
+            raise StartRefused(faults)
+        await asyncio.Event().wait()
+
+
+async def _first_end(tasks: set[asyncio.Task[None]], stop: asyncio.Event, broken: asyncio.Future[Exception]) -> int:
+    """Wait for a signal, a crashed task, or a watcher that broke; the exit status."""
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    ends: set[asyncio.Future[Any]] = {*tasks, stopping, broken}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if stop.is_set():
+        _LOG.info("told to stop: loops end, the node's network stays as it is")
+        return 0
+    stopping.cancel()
+    if broken.done():
+        _LOG.exception("a watcher broke, which is a bug", broken.result())
+        return 1
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            error = task.exception()
+            if isinstance(error, StartRefused):
+                raise error
+            _LOG.exception(f"task {task.get_name()} ended, which is a bug", error or RuntimeError("it returned"))
+    return 1
+
+
+def _count_events(kind: str, number: int) -> None:
+    METRICS.counter("watch_events_total", {"kind": kind}).inc(number)
+
+
+def _leave_if_threads_linger(status: int) -> None:
+    """A write that hangs in the kernel or behind a lock must not keep a stopped process alive: kubelet would kill it anyway."""
+    import threading
+
+    if any(thread.name.startswith("write") and thread.is_alive() for thread in threading.enumerate()):
+        sys.stderr.flush()
+        os._exit(status)

@@ -1,0 +1,80 @@
+"""All targets of this process, one of each: whoever writes a kind of state writes it through the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kube_router.app.later import Later
+from kube_router.apply.files.cni import CniFileTarget
+from kube_router.apply.gobgp.client import Client
+from kube_router.apply.gobgp.target import GobgpTarget
+from kube_router.apply.kernel.commands import Commands
+from kube_router.apply.kernel.ipset import SetTarget
+from kube_router.apply.kernel.links import LinkTarget
+from kube_router.apply.kernel.routes import RouteTarget
+from kube_router.apply.kernel.sysctls import SysctlTarget
+from kube_router.config.options import Options
+from kube_router.control.controller import Target
+from kube_router.model.state import Key
+from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
+from kube_router.model.state.links import AddressKey
+from kube_router.model.state.netfilter import ChainKey, JumpKey, SetMember
+from kube_router.plan.ownership import adopted_services
+from kube_router.telemetry.logging import get_logger
+
+
+class Targets:
+    """Targets by kind of key. Those that need a module or a tool are opened when they are first used."""
+
+    def __init__(self, options: Options) -> None:
+        self.commands = Commands()
+        self.sets = SetTarget(self.commands)
+        self.rules = Later((ChainKey, JumpKey), lambda: self._rules(options.iptables_backend))
+        self.ipvs = Later((VirtualServerKey, DestinationKey), self._ipvs)
+        self.addresses = Later((AddressKey,), _addresses)
+        self.routes = RouteTarget()
+        self.gobgp = Client(options.gobgp_target)
+        self.speaker = GobgpTarget(self.gobgp, preserved=self._routes_stand)
+        self._all: tuple[Target, ...] = (
+            LinkTarget(),
+            SysctlTarget(),
+            CniFileTarget(),
+            self.sets,
+            self.rules,
+            self.ipvs,
+            self.addresses,
+            self.routes,
+            self.speaker,
+        )
+
+    def of(self, kinds: tuple[type[Key], ...]) -> list[Target]:
+        """Those that hold any of these kinds."""
+        return [target for target in self._all if set(kinds) & set(target.kinds)]
+
+    def _routes_stand(self) -> bool:
+        """Whether the kernel still forwards by what was learned before."""
+        return bool(self.routes.observe({}))
+
+    def _rules(self, preference: str) -> Target:
+        from kube_router.apply.kernel.iptables import IptablesTarget
+        from kube_router.apply.kernel.iptables_backend import choose, clean_other
+
+        choice = choose(self.commands, preference)
+        gone = clean_other(self.commands, choice)
+        get_logger("iptables").info("backend chosen", backend=choice.backend, reason=choice.reason, removed_from_the_other=gone)
+        return IptablesTarget(choice.tools, self.commands)
+
+    def _ipvs(self) -> Target:
+        from kube_router.apply.kernel.flows import Flows
+        from kube_router.apply.kernel.ipvs import IpvsTarget
+
+        return IpvsTarget(adopted=self._adopted, flows=Flows())
+
+    def _adopted(self) -> Callable[[VirtualServerKey], bool]:
+        return adopted_services(key for key in self.sets.observe({}) if isinstance(key, SetMember))
+
+
+def _addresses() -> Target:
+    from kube_router.apply.kernel.addresses import AddressTarget
+
+    return AddressTarget()

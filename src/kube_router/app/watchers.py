@@ -1,0 +1,115 @@
+"""Everything that tells us about the world: the API server, this host's links, the BGP speaker. And Events, which go the other way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from kube_router.app.inbox import Inbox
+from kube_router.app.targets import Targets
+from kube_router.config.options import Options
+from kube_router.control.runner import Runner
+from kube_router.control.speaker import peers_of
+from kube_router.desired import Note
+from kube_router.model.objects import BestPath, Kind, Name
+from kube_router.model.state.links import Route, RouteKey
+from kube_router.plan import ownership
+from kube_router.telemetry.metrics import METRICS, Sample
+from kube_router.watch.api import ApiWatch
+from kube_router.watch.interfaces import Dumper, InterfaceWatch
+from kube_router.watch.speaker import SpeakerWatch
+
+_HOST_KINDS: Final = frozenset({Kind.INTERFACE, Kind.BEST_PATH})
+
+
+class Watchers:
+    """Started once the controllers are there; tasks end by cancellation, threads by `stop`."""
+
+    def __init__(self, options: Options, targets: Targets) -> None:
+        from kube_router.apply.apiserver.events import EventSender
+        from kube_router.kit.apiserver import ApiClient
+
+        self._options = options
+        self._targets = targets
+        self._client = ApiClient.load(kubeconfig=options.kubeconfig, servers=options.api_servers)
+        self._events = EventSender(self._client, host=options.node_name)
+        self._api: ApiWatch | None = None
+        self._links: InterfaceWatch | None = None
+        self._speaker: SpeakerWatch | None = None
+
+    def post(self, note: Note) -> None:
+        """Put an Event on the note's object; returns at once."""
+        self._events.post(note)
+
+    def start(self, inbox: Inbox, runners: Iterable[Runner], failed: Callable[[Exception], None]) -> set[asyncio.Task[None]]:
+        """Watch what these runners read. `failed` is told of a thread that broke."""
+        of = {runner.name: runner for runner in runners}
+        kinds = frozenset(kind for runner in of.values() for kind in runner.cycle.controller.reads)
+        tasks: set[asyncio.Task[None]] = set()
+        self._api = ApiWatch(self._client, kinds - _HOST_KINDS, own_node=self._options.node_name)
+        self._api.start(asyncio.get_running_loop(), inbox, failed)
+        if Kind.INTERFACE in kinds:
+            self._links = InterfaceWatch(inbox, inbox.disturbed, dumper=_rtnetlink)
+            tasks.add(asyncio.create_task(self._links.run(), name="links"))
+        if Kind.BEST_PATH in kinds:
+            self._speaker = self._speaker_watch(inbox, of[ownership.SPEAKER])
+            tasks.add(asyncio.create_task(self._speaker.run(), name="speaker watch"))
+            METRICS.at_scrape("bgp", self._bgp_samples)
+        return tasks
+
+    def stop(self) -> None:
+        """End the threads; returns within a second or two."""
+        if self._api is not None:
+            self._api.stop()
+        self._events.stop()
+
+    def trouble(self, kinds: Iterable[Kind]) -> str:
+        """Why these kinds have not been listed, as far as is known."""
+        reasons: list[str] = []
+        status = self._api.status() if self._api is not None else {}
+        for kind in kinds:
+            if kind in status:
+                reasons.append(status[kind].error)
+            elif kind is Kind.INTERFACE and self._links is not None:
+                reasons.append(self._links.status.error)
+            elif kind is Kind.BEST_PATH and self._speaker is not None:
+                reasons.append(self._speaker.problem)
+        return "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+
+    def _speaker_watch(self, inbox: Inbox, runner: Runner) -> SpeakerWatch:
+        from kube_router.apply.gobgp.feed import Feed
+
+        return SpeakerWatch(
+            Feed(self._targets.gobgp),
+            inbox,
+            wanted=lambda: peers_of(runner.cycle.ledger),
+            held=self._routed,
+            returned=lambda: runner.suspect(runner.cycle.controller.writes),
+            lost=lambda: runner.suspect(runner.cycle.controller.writes),
+        )
+
+    def _routed(self) -> list[BestPath]:
+        """What the kernel routes for us, as the paths that it came from."""
+        routes = self._targets.routes.observe({}).items()
+        return [
+            BestPath(Name("", key.prefix), route.gateways)
+            for key, route in routes
+            if isinstance(key, RouteKey) and isinstance(route, Route) and route.gateways
+        ]
+
+    def _bgp_samples(self) -> list[Sample]:
+        speaker = self._speaker
+        if speaker is None:
+            return []
+        peers = [
+            Sample("bgp_peer_info", (peer.address, "internal" if peer.internal else "external", str(peer.asn), peer.state), 1)
+            for peer in speaker.peers
+        ]
+        return [*peers, Sample("controller_bgp_advertisements_received", (), speaker.received)]
+
+
+def _rtnetlink() -> Dumper:
+    from kube_router.apply.kernel.netlink_socket import ROUTE, NetlinkSocket
+
+    return NetlinkSocket(ROUTE)
