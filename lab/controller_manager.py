@@ -15,7 +15,7 @@ from lab.api.history import Change
 from lab.api.kinds import Json
 from lab.api.objects import Objects
 from lab.api.problem import Problem
-from lab.slices import endpoint_slices
+from lab.slices import MANAGED_BY, endpoint_slices
 
 ZONE = "topology.kubernetes.io/zone"
 Ranges = Callable[[str], Sequence[str]]
@@ -130,7 +130,7 @@ class ControllerManager:
             }
             made = endpoint_slices(service, self._objects.list("pods", namespace), zones)
             wanted = {piece["metadata"]["name"]: piece for piece in made}
-        labels = f"kubernetes.io/service-name={name},endpointslice.kubernetes.io/managed-by"
+        labels = f"kubernetes.io/service-name={name},endpointslice.kubernetes.io/managed-by={MANAGED_BY}"
         for piece in self._objects.list("endpointslices", namespace, labels=labels):
             if piece["metadata"]["name"] not in wanted:
                 self._objects.delete("endpointslices", piece["metadata"]["name"], namespace)

@@ -157,6 +157,8 @@ class _Question:
             self.finish(SILENT)
         elif number:
             self._failed(OSError(number, "connect"))
+        else:
+            self.made.send(b"hello\r\n\r\n")  # a server that waits for its client to speak answers this with an error
         return not number
 
     def _understand(self) -> None:

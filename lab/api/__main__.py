@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.api.kinds import Json
 from lab.api.objects import Objects
-from lab.api.server import ApiServer, loopback_socket
+from lab.api.server import ApiServer, listening_socket
 from lab.api.store import Store
 
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     store = Store()
     loaded = sum(Objects(store).load(read_objects(path.read_text(), name=path.name)) for path in options.load)
     server = ApiServer(store, bookmark_every=options.bookmark_every).start()
-    port = server.listen(lambda: loopback_socket(options.port, host=options.host))
+    port = server.listen(lambda: listening_socket(options.port, host=options.host))
     print(f"serving {loaded} objects on http://{options.host}:{port}", flush=True)
     signal.sigwait({signal.SIGINT, signal.SIGTERM})
     server.stop()

@@ -28,7 +28,7 @@ SocketMaker = Callable[[], socket.socket]
 _T = TypeVar("_T")
 
 
-def loopback_socket(port: int = 0, *, host: str = "127.0.0.1") -> socket.socket:
+def listening_socket(port: int = 0, *, host: str = "127.0.0.1") -> socket.socket:
     """A listening socket in the caller's network namespace; port 0 takes a free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # the protocol is named because asyncio turns off Nagle's algorithm only where it is

@@ -11,7 +11,7 @@ import pytest
 from kubernetes import client, watch
 
 from lab.api.objects import Objects
-from lab.api.server import ApiServer, loopback_socket
+from lab.api.server import ApiServer, listening_socket
 from lab.api.store import Store
 
 
@@ -24,7 +24,7 @@ def server() -> Iterator[ApiServer]:
 
 @pytest.fixture(scope="module")
 def api(server: ApiServer) -> Any:
-    configuration = client.Configuration(host=f"http://127.0.0.1:{server.listen(loopback_socket)}")
+    configuration = client.Configuration(host=f"http://127.0.0.1:{server.listen(listening_socket)}")
     return client.ApiClient(configuration)
 
 

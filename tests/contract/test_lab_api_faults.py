@@ -14,7 +14,7 @@ import pytest
 
 from lab.api.faults import Fault
 from lab.api.objects import Objects
-from lab.api.server import ApiServer, loopback_socket
+from lab.api.server import ApiServer, listening_socket
 from lab.api.store import Store
 
 
@@ -29,7 +29,7 @@ def server() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def url(server: ApiServer) -> str:
-    return f"http://127.0.0.1:{server.listen(loopback_socket)}"
+    return f"http://127.0.0.1:{server.listen(listening_socket)}"
 
 
 def fetch(url: str, data: bytes | None = None, *, timeout: float = 10) -> tuple[int, Any]:
@@ -119,8 +119,8 @@ def test_gone_is_a_status_for_a_list_and_an_event_for_a_watch(server: ApiServer,
 
 
 def test_a_server_that_refuses_comes_back_on_the_same_address(server: ApiServer) -> None:
-    port = server.listen(loopback_socket)
-    url = f"http://127.0.0.1:{server.listen(lambda: loopback_socket(port, host='127.0.0.2'))}".replace("0.1", "0.2")
+    port = server.listen(listening_socket)
+    url = f"http://127.0.0.1:{server.listen(lambda: listening_socket(port, host='127.0.0.2'))}".replace("0.1", "0.2")
     watch = urllib.request.urlopen(f"{url}/api/v1/nodes?watch=1&resourceVersion={server.store.version}", timeout=10)
     server.refuse()
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):

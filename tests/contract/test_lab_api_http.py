@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lab.api.objects import Objects
-from lab.api.server import ApiServer, loopback_socket
+from lab.api.server import ApiServer, listening_socket
 from lab.api.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def server() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def client(server: ApiServer) -> Iterator[Client]:
-    client = Client(server.listen(loopback_socket))
+    client = Client(server.listen(listening_socket))
     yield client
     client.connection.close()
 
@@ -255,7 +255,7 @@ def test_a_watch_from_a_forgotten_version_says_gone(client: Client, server: ApiS
 
 def test_a_slow_reader_costs_no_memory_and_is_told_when_it_is_too_late() -> None:
     server = ApiServer(Store(window=200)).start()
-    client = Client(server.listen(loopback_socket))
+    client = Client(server.listen(listening_socket))
     client.call("POST", PODS, pod("a"))
     watcher = client.watch("/api/v1/pods?watch=true")
     assert watcher.names(1) == [("ADDED", "a")]
