@@ -15,6 +15,7 @@ from kube_router.model.objects import Kind, Name, Object
 from kube_router.model.state import Key, Value
 from kube_router.model.state.bgp import AssignmentKey, DefinedSetKey, NeighborKey, PathKey, PolicyKey, SpeakerKey
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
+from kube_router.model.state.links import FileKey, SysctlKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
 from kube_router.plan import ownership
 from tests.fakes import FakeTarget, World
@@ -91,7 +92,7 @@ class Node:
         grouped = [kind for kinds in TARGETS for kind in kinds]
         groups = [*TARGETS, *((kind,) for kind in controller.writes if kind not in grouped)]
         self.targets = [
-            FakeTarget(self.world, kinds, ours=lambda key: ownership.owner(key) in (controller.name, None))
+            FakeTarget(self.world, kinds, ours=_seen_by_targets)
             for kinds in groups
             if set(kinds) & set(controller.writes)
         ]
@@ -125,6 +126,11 @@ class Node:
             if outcome.good and not outcome.written:
                 return outcome
         raise AssertionError(f"not settled after {tries} passes: {outcome}")
+
+
+def _seen_by_targets(key: Key) -> bool:
+    """Targets serve all controllers: they see what any of them owns, and what is nobody's because it is shared."""
+    return ownership.owner(key) is not None or isinstance(key, SysctlKey | FileKey)
 
 
 def from_nothing(make: Callable[[], Controller], objects: Iterable[Object], foreign: dict[Key, Value] | None = None) -> World:
