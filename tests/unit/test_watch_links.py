@@ -1,0 +1,302 @@
+"""What the cache should know of links, and what of ours was disturbed, from single notices."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kube_router.cache.cache import Cache
+from kube_router.codec.netlink import attribute
+from kube_router.codec.notices import (
+    AddressGone,
+    AddressSeen,
+    LinkGone,
+    LinkSeen,
+    RouteGone,
+    Told,
+    filter_program,
+    parse,
+)
+from kube_router.model.objects import Interface, Kind, Name, Ref
+from kube_router.model.state.links import AddressKey, LinkKey, RouteKey
+from kube_router.watch.events import Event, Put, Removed, Replaced, write
+from kube_router.watch.linktable import Disturbance, LinkTable
+
+ETH = LinkSeen(link=2, name="eth0", kind="", up=True, mtu=1500, master=0)
+DUMMY = LinkSeen(link=3, name="kube-dummy-if", kind="dummy", up=True, mtu=1500, master=0)
+BRIDGE = LinkSeen(link=4, name="kube-bridge", kind="bridge", up=True, mtu=1500, master=0)
+PORT = LinkSeen(link=5, name="veth1", kind="veth", up=True, mtu=1500, master=4)
+ETH_ADDRESS = AddressSeen(2, "192.168.0.1/24")
+
+
+def interface(link: LinkSeen, *addresses: str) -> Interface:
+    return Interface(name=Name("", link.name), index=link.link, kind=link.kind, up=link.up, mtu=link.mtu, addresses=addresses)
+
+
+def table(*told: Told) -> LinkTable:
+    """A table that was listed and has told everything."""
+    made = LinkTable()
+    made.replace(told)
+    made.complete()
+    assert not made.disturbance()
+    return made
+
+
+def after(made: LinkTable, *told: Told) -> tuple[list[Event], Disturbance]:
+    for one in told:
+        made.hear(one)
+    return made.take(), made.disturbance()
+
+
+def changed(link: LinkSeen, /, **attributes: object) -> LinkSeen:
+    return link._replace(**attributes)  # type: ignore[arg-type]
+
+
+# -- what the cache should know -------------------------------------------------------------------------------------------
+
+
+def test_a_complete_list_has_links_with_sorted_addresses() -> None:
+    made = LinkTable()
+    made.replace([ETH, AddressSeen(2, "fd00::1/64"), AddressSeen(2, "192.168.0.9/24"), AddressSeen(2, "192.168.0.10/24")])
+    assert made.complete() == Replaced(Kind.INTERFACE, (interface(ETH, "192.168.0.10/24", "192.168.0.9/24", "fd00::1/64"),))
+
+
+@pytest.mark.parametrize(
+    ("told", "there"),
+    [
+        ([PORT], False),
+        ([PORT, AddressSeen(5, "fe80::1/64")], False),
+        ([PORT, AddressSeen(5, "169.254.1.1/16")], False),
+        ([PORT, AddressSeen(5, "192.168.0.1/24")], True),
+        ([changed(PORT, master=0)], False),
+        ([changed(PORT, master=0), AddressSeen(5, "192.168.0.1/24")], True),
+        ([changed(PORT, kind="", master=0)], True),
+        ([changed(PORT, kind="", master=9)], False),
+        ([BRIDGE], True),
+    ],
+)
+def test_ports_and_veths_without_an_address_of_their_own_stay_out(told: list[Told], there: bool) -> None:
+    made = LinkTable()
+    made.replace(told)
+    assert len(made.complete().objects) == there
+
+
+def test_addresses_that_we_write_ourselves_are_no_news() -> None:
+    made = table(DUMMY)
+    events, disturbance = after(made, *(AddressSeen(3, f"10.96.0.{n}/32") for n in range(100)))
+    assert (events, disturbance) == ([], Disturbance())
+    made.hear(changed(DUMMY, mtu=9000))
+    assert made.take() == [Put(interface(changed(DUMMY, mtu=9000)))]
+
+
+def test_a_pod_that_comes_and_goes_is_no_news() -> None:
+    made = table(ETH, BRIDGE)
+    events, disturbance = after(
+        made,
+        changed(PORT, master=0, up=False),
+        changed(PORT, master=0),
+        PORT,
+        AddressSeen(5, "fe80::1/64"),
+        AddressGone(5, "fe80::1/64"),
+        changed(PORT, up=False),
+        LinkGone(5),
+    )
+    assert (events, disturbance) == ([], Disturbance())
+
+
+def test_changes_are_told_once() -> None:
+    made = table(ETH)
+    assert after(made, ETH_ADDRESS)[0] == [Put(interface(ETH, "192.168.0.1/24"))]
+    assert after(made, ETH_ADDRESS, ETH)[0] == []
+    assert after(made, AddressGone(2, "192.168.0.1/24"), ETH_ADDRESS)[0] == []
+    assert after(made, changed(ETH, mtu=1400))[0] == [Put(interface(changed(ETH, mtu=1400), "192.168.0.1/24"))]
+    assert after(made, LinkGone(2))[0] == [Removed(Ref(Kind.INTERFACE, Name("", "eth0")))]
+    assert after(made, LinkGone(2))[0] == []
+
+
+def test_a_renamed_link_is_gone_by_its_old_name() -> None:
+    made = table(ETH)
+    events, _ = after(made, changed(ETH, name="lan"))
+    assert events == [Removed(Ref(Kind.INTERFACE, Name("", "eth0"))), Put(interface(changed(ETH, name="lan")))]
+
+
+def test_a_name_that_goes_to_another_link_stays() -> None:
+    made = table(ETH)
+    other = changed(ETH, link=9)
+    events, _ = after(made, LinkGone(2), other)
+    assert events == [Put(interface(other))]
+
+
+names = st.sampled_from(["eth0", "eth1", "kube-dummy-if"])
+indexes = st.sampled_from([2, 3])
+prefixes = st.sampled_from(["10.0.0.1/24", "10.0.0.2/24", "fe80::1/64", "fd00::1/128"])
+notices = st.one_of(
+    st.builds(
+        LinkSeen, indexes, names, st.sampled_from(["", "veth"]), st.booleans(), st.sampled_from([1400, 1500]), st.sampled_from([0, 4])
+    ),
+    st.builds(LinkGone, indexes),
+    st.builds(AddressSeen, indexes, prefixes),
+    st.builds(AddressGone, indexes, prefixes),
+    st.builds(RouteGone, prefixes, st.sampled_from([254, 255]), st.sampled_from([2, 17]), indexes, st.booleans()),
+)
+
+
+def kernel(history: Iterable[Told]) -> list[Told]:
+    """What a dump says after a history; no two links have one name, and addresses go with their link."""
+    links: dict[int, LinkSeen] = {}
+    addresses: dict[int, dict[str, AddressSeen]] = {}
+    for told in history:
+        match told:
+            case LinkSeen(link=link):
+                links[link] = told
+            case LinkGone(link=link):
+                links.pop(link, None)
+                addresses.pop(link, None)
+            case AddressSeen(link=link, prefix=prefix):
+                addresses.setdefault(link, {})[prefix] = told
+            case AddressGone(link=link, prefix=prefix):
+                addresses.get(link, {}).pop(prefix, None)
+    return [*links.values(), *(address for one in addresses.values() for address in one.values())]
+
+
+def possible(history: list[Told]) -> list[Told]:
+    """The history without what a kernel would not say: a name that another link has."""
+    links: dict[int, str] = {}
+    kept = []
+    for told in history:
+        if isinstance(told, LinkGone):
+            links.pop(told.link, None)
+        if isinstance(told, LinkSeen):
+            if any(name == told.name and link != told.link for link, name in links.items()):
+                continue
+            links[told.link] = told.name
+        kept.append(told)
+    return kept
+
+
+@given(st.lists(st.lists(notices, max_size=6), max_size=5))
+def test_notices_lead_to_what_a_new_list_would_say(bursts: list[list[Told]]) -> None:
+    made, cache = LinkTable(), Cache()
+    made.replace([])
+    write([made.complete()], cache)
+    history: list[Told] = []
+    for burst in bursts:
+        kept = possible(history + burst)[len(possible(history)) :]
+        history += kept
+        write(after(made, *kept)[0], cache)
+        fresh = LinkTable()
+        fresh.replace(kernel(history))
+        assert dict(cache.view.interfaces) == {found.name: found for found in fresh.complete().objects}  # type: ignore[union-attr]
+
+
+# -- what was disturbed -----------------------------------------------------------------------------------------------------
+
+ALL_ROUTES = frozenset({RouteKey})
+
+
+@pytest.mark.parametrize(
+    ("told", "keys", "kinds"),
+    [
+        ([RouteGone("10.2.0.0/24", 254, 17, 2, False)], {RouteKey("10.2.0.0/24", 254)}, set()),
+        ([RouteGone("10.2.0.0/24", 254, 4, 2, False)], set(), set()),
+        ([RouteGone("10.96.0.1/32", 255, 2, 3, True)], {AddressKey("kube-dummy-if", "10.96.0.1/32")}, set()),
+        ([RouteGone("192.168.0.1/32", 255, 2, 2, True)], set(), set()),
+        ([AddressGone(3, "10.96.0.1/32")], {AddressKey("kube-dummy-if", "10.96.0.1/32")}, set()),
+        ([AddressGone(2, "192.168.0.1/24")], set(), {RouteKey}),
+        ([AddressGone(5, "fe80::1/64")], set(), set()),
+        ([AddressGone(77, "10.0.0.1/24")], set(), set()),
+        ([changed(ETH, up=False)], {LinkKey("eth0")}, {RouteKey}),
+        ([changed(DUMMY, up=False)], {LinkKey("kube-dummy-if")}, {RouteKey, AddressKey}),
+        ([changed(PORT, up=False)], set(), set()),
+        ([changed(ETH, mtu=1400)], set(), set()),
+        ([LinkGone(2)], {LinkKey("eth0"), AddressKey("eth0", "192.168.0.1/24")}, {RouteKey}),
+        ([LinkGone(5)], set(), set()),
+        ([LinkGone(77)], set(), set()),
+        ([AddressSeen(3, "10.96.0.9/32"), AddressSeen(2, "10.0.0.9/24")], set(), set()),
+    ],
+)
+def test_losses_are_told_by_key_and_silent_losses_by_kind(told: list[Told], keys: set[object], kinds: set[type]) -> None:
+    made = table(ETH, DUMMY, BRIDGE, PORT, ETH_ADDRESS, AddressSeen(3, "10.96.0.1/32"), AddressSeen(5, "fe80::1/64"))
+    _, disturbance = after(made, *told)
+    assert (disturbance.keys, disturbance.kinds) == (keys, kinds)
+    assert not made.disturbance()
+
+
+def test_a_link_that_comes_up_again_may_take_routes_again() -> None:
+    made = table(changed(ETH, up=False))
+    _, disturbance = after(made, ETH)
+    assert disturbance.kinds == ALL_ROUTES
+
+
+def test_after_lost_notices_everything_counts_as_disturbed() -> None:
+    made = table(ETH)
+    made.replace([ETH])
+    assert made.disturbance().kinds == {LinkKey, AddressKey, RouteKey}
+    assert made.complete().objects == (interface(ETH),)  # type: ignore[attr-defined]
+
+
+# -- octets -------------------------------------------------------------------------------------------------------------------
+
+
+def link_payload(*, family: int = 0, flags: int = 1, attributes: bytes = b"") -> memoryview:
+    return memoryview(struct.pack("=BxHiII", family, 1, 7, flags, 0) + attributes)
+
+
+def test_what_a_bridge_says_of_its_port_is_not_taken_for_the_link() -> None:
+    assert parse(17, link_payload()) == LinkGone(7)
+    assert parse(17, link_payload(family=7)) is None
+    assert parse(16, link_payload(family=7)) is None
+
+
+def test_a_link_is_read_with_kind_and_master() -> None:
+    body = (
+        attribute(3, b"veth1\0")
+        + attribute(4, struct.pack("=I", 1400))
+        + attribute(10, struct.pack("=I", 4))
+        + attribute(18 | 0x8000, attribute(1, b"veth\0"))
+    )
+    assert parse(16, link_payload(attributes=body)) == LinkSeen(7, "veth1", "veth", True, 1400, 4)
+    assert parse(16, link_payload(flags=0, attributes=body)) == LinkSeen(7, "veth1", "veth", False, 1400, 4)
+
+
+def test_an_address_that_another_host_has_counts_as_gone() -> None:
+    body = attribute(1, bytes(15) + b"\x01") + attribute(8, struct.pack("=I", 0x88))
+    assert parse(20, memoryview(struct.pack("=BBBBI", 10, 128, 0x88, 0, 7) + body)) == AddressGone(7, "::1/128")
+    assert parse(20, memoryview(struct.pack("=BBBBI", 10, 128, 0x80, 0, 7) + attribute(1, bytes(15) + b"\x01"))) == AddressSeen(
+        7, "::1/128"
+    )
+
+
+def test_of_a_point_to_point_link_our_own_address_counts() -> None:
+    body = attribute(1, bytes([10, 0, 0, 2])) + attribute(2, bytes([10, 0, 0, 1]))
+    assert parse(20, memoryview(struct.pack("=BBBBI", 2, 32, 0, 0, 7) + body)) == AddressSeen(7, "10.0.0.1/32")
+
+
+def test_a_lost_default_route_has_a_prefix() -> None:
+    body = attribute(4, struct.pack("=I", 2)) + attribute(15, struct.pack("=I", 300))
+    head = struct.pack("=BBBBBBBBI", 10, 0, 0, 0, 252, 17, 0, 1, 0)
+    assert parse(25, memoryview(head + body)) == RouteGone("::/0", 300, 17, 2, False)
+
+
+def test_the_filter_drops_notices_of_new_routes_only() -> None:
+    def verdict(kind: int) -> int:
+        """Run the program as the kernel does."""
+        message = struct.pack("=IHHII", 16, kind, 0, 0, 0)
+        program, at, accumulator = filter_program(), 0, 0
+        while True:
+            code, yes, no, operand = program[at]
+            at += 1
+            if code == 0x28:
+                accumulator = int.from_bytes(message[operand : operand + 2], "big")
+            elif code == 0x15:
+                at += yes if accumulator == operand else no
+            elif code == 0x06:
+                return operand
+            else:
+                raise AssertionError(f"instruction {code:#x}")
+
+    assert [kind for kind in range(16, 30) if not verdict(kind)] == [24]
