@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
@@ -15,6 +16,8 @@ from kube_router.control.netpol import NetpolController
 from kube_router.control.proxy import ProxyController
 from kube_router.control.routing import RoutingController
 from kube_router.control.speaker import SpeakerController
+from kube_router.model.state import Key
+from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import LinkKey
 
 
@@ -39,11 +42,12 @@ def running(options: Options) -> Iterator[Running]:
 
 def absent(options: Options) -> Iterator[Absent]:
     """Controllers that are switched off. The bridge stays: another's CNI configuration may put pods on it."""
+    missing = not_in_this_kernel()
     if not options.run_router:
         yield Absent(RoutingController.name, RoutingController.writes, spare=(LinkKey,))
         yield Absent(FibController.name, FibController.writes)
     if not options.run_service_proxy:
-        yield Absent(ProxyController.name, ProxyController.writes)
+        yield Absent(ProxyController.name, ProxyController.writes, spare=missing)
     if not options.run_firewall:
         yield Absent(NetpolController.name, NetpolController.writes)
 
@@ -52,10 +56,15 @@ def everything() -> tuple[Absent, ...]:
     """All controllers as absent, in the order in which a cleanup goes. The speaker keeps what it was told: it ends with the pod."""
     return (
         Absent(NetpolController.name, NetpolController.writes),
-        Absent(ProxyController.name, ProxyController.writes),
+        Absent(ProxyController.name, ProxyController.writes, spare=not_in_this_kernel()),
         Absent(FibController.name, FibController.writes),
         Absent(RoutingController.name, RoutingController.writes),
     )
+
+
+def not_in_this_kernel() -> tuple[type[Key], ...]:
+    """Kinds of which nothing can be left over, since the kernel has not loaded what holds them; loading it to look would be absurd."""
+    return () if Path("/proc/net/ip_vs").exists() else (VirtualServerKey, DestinationKey)
 
 
 def kernel_version() -> tuple[int, int]:

@@ -95,7 +95,7 @@ class Daemon:
             self._prepare(entry.controller, entry.audit)
         tasks = self._watchers.start(self._inbox, self._runners, lambda bug: None if broken.done() else broken.set_result(bug))
         tasks |= {asyncio.create_task(runner.run(), name=runner.name) for runner in self._runners}
-        tasks.add(asyncio.create_task(self._remove_absent(), name="absent"))
+        tasks |= {asyncio.create_task(self._remove_absent(gone), name=f"no {gone.name}") for gone in absent(self._options)}
         tasks.add(asyncio.create_task(self._check_node(), name="node"))
         try:
             return await _first_end(tasks, stop, broken)
@@ -152,14 +152,13 @@ class Daemon:
         if outcome.written:
             get_logger(name).step("pass", written=outcome.written, drift=outcome.drifted, milliseconds=round(seconds * 1000, 1))
 
-    async def _remove_absent(self) -> None:
-        """What switched-off controllers left behind goes; tried until it is gone."""
-        for controller in absent(self._options):
-            cycle = self._cycle(controller)
-            wait = 1.0
-            while not (await cycle.sync()).good:
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, 60.0)
+    async def _remove_absent(self, controller: Controller) -> None:
+        """What a switched-off controller left behind goes; tried until it is gone."""
+        cycle = self._cycle(controller)
+        wait = 1.0
+        while not (await cycle.sync()).good:
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, 60.0)
         await asyncio.Event().wait()  # a task that ends is taken for a crash
 
     async def _check_node(self) -> None:

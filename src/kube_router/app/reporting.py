@@ -76,7 +76,8 @@ class Reporting:
     def wrote(self, controller: str, target: object, changes: int) -> None:
         """Count."""
         del controller
-        METRICS.counter("kernel_writes_total", {"target": type(target).__name__.removesuffix("Target").lower()}).inc(changes)
+        real = getattr(target, "opened", None) or target
+        METRICS.counter("kernel_writes_total", {"target": type(real).__name__.removesuffix("Target").lower()}).inc(changes)
 
     def bad_object(self, fault: Fault) -> None:
         """A wrong value in an object from the API server; the rest of it, and all others, are served."""
