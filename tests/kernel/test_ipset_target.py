@@ -10,6 +10,7 @@ import pytest
 from kube_router.apply.kernel.commands import Commands
 from kube_router.apply.kernel.ipset import SetTarget
 from kube_router.apply.kernel.ipset_run import SCRATCH
+from kube_router.codec.sets import pair_entry
 from kube_router.kit.errors import Rejected, Stale
 from kube_router.model.state import Change, State
 from kube_router.model.state.netfilter import Member, SetKey, SetMember, SetSpec
@@ -260,3 +261,16 @@ def test_a_tool_that_is_missing_says_so() -> None:
 
     with pytest.raises(Rejected, match="ipset is not installed"):
         SetTarget(Nowhere()).observe({})
+
+
+@pytest.mark.needs("root", "netns", "ipset_netport")
+def test_pairs_of_networks_and_networks_with_ports_are_spelled_as_the_kernel_does(target: SetTarget) -> None:
+    pairs = pair_entry("10.0.0.0/24", "10.1.0.1/32"), pair_entry("10.0.0.1", "10.0.0.1")
+    state = a_set("KUBE-SRC-PAIRS", SetSpec("hash:net,net", 4), *pairs)
+    state |= a_set("inet6:KUBE-SRC-PAIRS", SetSpec("hash:net,net", 6), pair_entry("fd00::/64", "fd00::1/128"))
+    state |= a_set("KUBE-DST-PORTS", SetSpec("hash:net,port", 4), "10.0.0.0/24,tcp:80", "10.0.0.1,sctp:80")
+    state[SetMember("KUBE-SRC-PAIRS", pair_entry("10.0.0.0/25", "10.1.0.0/16"))] = Member(nomatch=True)
+    assert target.apply(creation(state)) == {}
+    assert target.observe({}) == state
+    assert target.apply(removal(state)) == {}
+    assert target.observe({}) == {}

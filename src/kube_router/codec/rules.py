@@ -167,20 +167,17 @@ def limit(rate: int, unit: str, *, burst: int = _LIMIT_BURST) -> str:
     return text if burst == _LIMIT_BURST else f"{text} --limit-burst {burst}"
 
 
-def ipvs(
-    *, any_service: bool = False, protocol: str = "", address: str = "", port: int = 0, direction: str = "", method: str = ""
-) -> str:
-    """Packets of IPVS connections: of any, by VIP address and port, by direction ("ORIGINAL", "REPLY") and forwarding method
-    ("GATE", "IPIP", "MASQ")."""
+def ipvs(*, protocol: int = 0, address: str = "", port: int = 0, direction: str = "", method: str = "") -> str:
+    """Packets of IPVS connections: of any, or by protocol number, VIP address and port, direction ("ORIGINAL", "REPLY") and forwarding
+    method ("GATE", "IPIP", "MASQ"). Any of these implies that the connection is one of IPVS, which is printed only alone."""
     parts = (
-        "--ipvs" if any_service else "",
         f"--vproto {protocol}" if protocol else "",
-        f"--vaddr {host_prefix(address)}" if address else "",
+        f"--vaddr {address}" if address else "",
         f"--vport {port}" if port else "",
         f"--vdir {direction}" if direction else "",
         f"--vmethod {method}" if method else "",
     )
-    return "-m ipvs " + " ".join(part for part in parts if part)
+    return "-m ipvs " + (" ".join(part for part in parts if part) or "--ipvs")
 
 
 # -- targets --------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,9 @@ _CULPRITS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"(?:Couldn't load target `|Chain '|goto ')([^']+)'"), "-j {} |-g {} "),
 )
 _COMMENT: Final = re.compile(r'-m comment --comment (?:"(?:\\.|[^"\\])*"|\S+) ?')
-_NOISE: Final = re.compile(r"^(?:ip6?tables\S* v\S+ \(\w+\): *|Try `.*|Error occurred at line: \d+)", re.MULTILINE)
+_NOISE: Final = re.compile(
+    r"^(?:ip6?tables\S* v\S+ \(\w+\): *|ip6?tables\S*: line \d+ failed[:.]? *|Try `.*|Error occurred at line: \d+)", re.MULTILINE
+)
 _LOOP: Final = "Too many links"
 _LOCKED: Final = ("xtables lock", "Resource temporarily unavailable")
 
@@ -151,7 +153,7 @@ def remainder(rules: Sequence[str], refused: Iterable[int]) -> tuple[str, ...]:
 def reason_in(errors: str) -> str:
     """The telling part of an error text, on one line."""
     text = _NOISE.sub("", errors)
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip()) or "refused without a word"
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip()) or "the kernel refused it"
 
 
 def is_locked(errors: str) -> bool:
