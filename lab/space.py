@@ -78,13 +78,15 @@ class CommandFailed(Exception):
 class Space:
     """A thread in namespaces of its own. ``files`` adds a mount and a UTS namespace to the network namespace.
 
-    With ``files`` it has an empty /run and writable copies (overlays) of /etc and /var/lib, so that what runs there
-    leaves no trace elsewhere. All methods may be called from any thread.
+    With ``files`` it has an empty /run; with ``machine`` too, which a child with files has, writable copies (overlays) of
+    /etc and /var/lib without anything of CNI, and a host name: what runs there believes in a machine of its own and leaves
+    no trace elsewhere. All methods may be called from any thread.
     """
 
-    def __init__(self, name: str, *, files: bool = False) -> None:
+    def __init__(self, name: str, *, files: bool = False, machine: bool = False) -> None:
         self.name = name
-        self.files = files
+        self.files = files or machine
+        self._machine = machine
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._live, name=f"space-{name}", daemon=True)
         self._children: list[Space] = []
@@ -116,7 +118,7 @@ class Space:
 
     def child(self, name: str, *, files: bool = False) -> Space:
         """A space made from inside of this one: it sees this one's files, and its network namespace by name."""
-        child = self.call(lambda: Space(name, files=files))
+        child = self.call(lambda: Space(name, machine=files))
         self._children.append(child)
         if self.files:
             self.call(bind_network, child.network, f"/run/netns/{name}")
@@ -132,9 +134,14 @@ class Space:
             mount("none", "/", flags=MS_REC | MS_PRIVATE)
             mount("tmpfs", "/run", "tmpfs", options="mode=755")
             mount("sysfs", "/sys", "sysfs")  # shows the links of the namespace that it was mounted in
+            Path("/run/netns").mkdir()
+        if self._machine:
+            # not in the lab's own space below: the kernel stacks at most two overlays, and the first may be there already
             for folder in ("/etc", "/var/lib"):
                 _overlay(folder)
-            Path("/run/netns").mkdir()
+            for folder in ("/etc/cni", "/var/lib/cni"):
+                os.makedirs(folder, exist_ok=True)
+                mount("tmpfs", folder, "tmpfs", options="mode=755")
             socket.sethostname(self.name)
         raise_loopback()
 
