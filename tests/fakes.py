@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from kube_router.kit.errors import Busy
 from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
+from kube_router.model.state.links import FileKey, SysctlKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
 
 
@@ -90,6 +91,8 @@ class FakeTarget:
         if change.after is not None:
             state[change.key] = change.after
             return
+        if isinstance(change.key, SysctlKey | FileKey):
+            return  # shared with the admin and with other tools: never taken back
         state.pop(change.key, None)
         match change.key:
             case VirtualServerKey():

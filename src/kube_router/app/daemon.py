@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from kube_router.app.controllers import absent, running
 from kube_router.app.inbox import Inbox
+from kube_router.app.metering import meter
 from kube_router.app.reporting import Reporting
 from kube_router.app.targets import Targets
 from kube_router.app.watchers import Watchers
@@ -93,6 +94,7 @@ class Daemon:
         broken: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         for entry in running(self._options):
             self._prepare(entry.controller, entry.audit)
+        meter(self._runners)
         tasks = self._watchers.start(self._inbox, self._runners, lambda bug: None if broken.done() else broken.set_result(bug))
         tasks |= {asyncio.create_task(runner.run(), name=runner.name) for runner in self._runners}
         tasks |= {asyncio.create_task(self._remove_absent(gone), name=f"no {gone.name}") for gone in absent(self._options)}

@@ -5,14 +5,16 @@ A fault that stays is told once, not on every retry: it is told again when its t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 from kube_router.codec.objects_fault import Fault
 from kube_router.desired import Note
 from kube_router.kit.errors import TargetError
 from kube_router.model.objects import Kind, Name, Ref
-from kube_router.model.state import Key
+from kube_router.model.state import Change, Key
+from kube_router.model.state.bgp import PathKey
+from kube_router.model.state.links import RouteKey
 from kube_router.telemetry.logging import Logger, get_logger
 from kube_router.telemetry.metrics import METRICS
 
@@ -73,11 +75,16 @@ class Reporting:
         _log(controller).info("put right what others changed", state=str(key))
         METRICS.counter("drift_repaired_total", {"kind": type(key).__name__.removesuffix("Key")}).inc()
 
-    def wrote(self, controller: str, target: object, changes: int) -> None:
-        """Count."""
+    def wrote(self, controller: str, target: object, changes: Sequence[Change]) -> None:
+        """Count; routes and announcements have counters of their own."""
         del controller
+        for change in changes:
+            if type(change.key) is RouteKey:
+                METRICS.counter("host_routes_removed" if change.after is None else "host_routes_added").inc()
+            elif type(change.key) is PathKey and change.after is not None:
+                METRICS.counter("controller_bgp_advertisements_sent", {"type": "pod-route"}).inc()
         real = getattr(target, "opened", None) or target
-        METRICS.counter("kernel_writes_total", {"target": type(real).__name__.removesuffix("Target").lower()}).inc(changes)
+        METRICS.counter("kernel_writes_total", {"target": type(real).__name__.removesuffix("Target").lower()}).inc(len(changes))
 
     def bad_object(self, fault: Fault) -> None:
         """A wrong value in an object from the API server; the rest of it, and all others, are served."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kube_router.app.later import Later
+from kube_router.app.metering import tool_ran
 from kube_router.apply.files.cni import CniFileTarget
 from kube_router.apply.gobgp.client import Client
 from kube_router.apply.gobgp.target import GobgpTarget
@@ -27,7 +28,7 @@ class Targets:
     """Targets by kind of key. Those that need a module or a tool are opened when they are first used."""
 
     def __init__(self, options: Options) -> None:
-        self.commands = Commands()
+        self.commands = Commands(ran=tool_ran)
         self.sets = SetTarget(self.commands)
         self.rules = Later((ChainKey, JumpKey), lambda: self._rules(options.iptables_backend))
         self.ipvs = Later((VirtualServerKey, DestinationKey), self._ipvs)

@@ -149,9 +149,10 @@ class Cycle:
             except BaseException:
                 self.ledger.distrust(frozenset(target.kinds) & frozenset(self.controller.writes))
                 raise
-            self.ledger.commit(change for change in changes if change.key not in rejected)
-            self._report.wrote(self.controller.name, target, len(changes) - len(rejected))
-            written += len(changes) - len(rejected)
+            done = [change for change in changes if change.key not in rejected] if rejected else changes
+            self.ledger.commit(done)
+            self._report.wrote(self.controller.name, target, done)
+            written += len(done)
             refused += len(rejected)
             for key, reason in rejected.items():
                 owners = self.ledger.owners(key)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 from kube_router.desired import Note
 from kube_router.kit.errors import TargetError
-from kube_router.model.state import Key
+from kube_router.model.state import Change, Key
 
 
 class Report(Protocol):
@@ -28,5 +28,5 @@ class Report(Protocol):
     def drift(self, controller: str, key: Key) -> None:
         """A key was not as we left it, and is being repaired."""
 
-    def wrote(self, controller: str, target: object, changes: int) -> None:
-        """So many changes were acknowledged by a target."""
+    def wrote(self, controller: str, target: object, changes: Sequence[Change]) -> None:
+        """These changes were acknowledged by a target."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -18,6 +19,9 @@ from kube_router.kit.errors import Busy, Rejected
 
 _USUAL_FOLDERS: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _TIMEOUT: Final = 120.0  # seconds; a restore of 100,000 lines takes one, thirteen under emulation
+
+
+Observer = Callable[[str, str, float], None]
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -34,10 +38,11 @@ class Ran(msgspec.Struct, frozen=True):
 
 
 class Commands:
-    """Starts tools. `forks` counts them; `variables` go over our own environment."""
+    """Starts tools. `forks` counts them; `variables` go over our own environment; `ran` is told tool, feed and seconds of each."""
 
-    def __init__(self, *, variables: Mapping[str, str] | None = None, timeout: float = _TIMEOUT) -> None:
+    def __init__(self, *, variables: Mapping[str, str] | None = None, timeout: float = _TIMEOUT, ran: Observer | None = None) -> None:
         self.forks = 0
+        self._ran = ran
         self._timeout = timeout
         self._environment = {**os.environ, "LC_ALL": "C", **(variables or {})}
         self._found: dict[str, str] = {}
@@ -61,6 +66,7 @@ class Commands:
         if path is None:
             raise Rejected(f"{arguments[0]} is not installed (looked on PATH and in {', '.join(_USUAL_FOLDERS)})")
         self.forks += 1
+        began = time.perf_counter()
         try:
             done = subprocess.run(
                 [path, *arguments[1:]],
@@ -74,4 +80,6 @@ class Commands:
             raise Busy(f"{' '.join(arguments)} did not end within {self._timeout:g} s") from late
         except OSError as fault:
             raise Rejected(f"{path} cannot be started: {fault}") from fault
+        if self._ran is not None:
+            self._ran(arguments[0], feed, time.perf_counter() - began)
         return Ran(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
