@@ -91,14 +91,14 @@ class _KernelRun:
     """The lab kernel in a thread, its output kept in a file."""
 
     def __init__(self, command: list[str], work: Path) -> None:
-        self._work, self._problem, self._outcome = work, "", None
+        self._work, self._problem = work, ""
+        self._outcome: kernel.Outcome | None = None
         self.release = ""
         try:
             self.release = kernel.release(kernel.find())
         except kernel.NoLabKernel as problem:
             self._problem = str(problem)
         self._thread = threading.Thread(target=self._run, args=(command,), daemon=True)
-        self._outcome: kernel.Outcome | None
 
     def _run(self, command: list[str]) -> None:
         environment = {"HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis"}

@@ -66,7 +66,8 @@ class Speaker:
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():
             ended = self._process.poll() is not None
-            assert not ended and time.monotonic() < deadline, f"gobgpd does not answer: {self.log.read_text()}"
+            assert not ended, f"gobgpd ended: {self.log.read_text()}"
+            assert time.monotonic() < deadline, f"gobgpd does not answer: {self.log.read_text()}"
             time.sleep(0.02)
 
     def stop(self, sign: signal.Signals = signal.SIGKILL) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kube_router.kit.net import Family
+from kube_router.model.family import Family
 
 BRIDGE: Final = "kube-bridge"
 DUMMY: Final = "kube-dummy-if"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kube_router.kit.net import Family
+from kube_router.model.family import Family
 from kube_router.model.state import Key, Value
 
 
