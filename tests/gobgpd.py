@@ -1,0 +1,270 @@
+"""A gobgpd in memory, in either generation, behind the interface of apply/gobgp/client.py.
+
+It behaves as the real ones were measured to (tests/contract/test_gobgp.py runs the same suite on them): it refuses what exists and
+what is in use, keeps members that are named twice, lets an empty neighbour set match everyone, and knows nothing after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from google.protobuf import text_format
+
+from kube_router.apply.gobgp.client import Refused
+from kube_router.codec.gobgp.generation import ACCEPT, EXPORT, IMPORT, Generation, load
+from kube_router.kit.errors import Busy, Stale
+
+_LISTS = ("ListPeer", "ListPath", "ListDefinedSet", "ListStatement", "ListPolicy", "ListPolicyAssignment")
+
+
+class FakeGobgpd:
+    """The process. `calls`: every call that changes something, as text. `fail_at`: numbers of calls (reads count too) that get no
+    answer; a failing call that writes has done its work all the same when its number is even."""
+
+    def __init__(self, generation: str) -> None:
+        self.api: Generation = load(generation)
+        self.calls: list[str] = []
+        self.asked = 0
+        self.fail_at: frozenset[int] = frozenset()
+        self.before_call: Callable[[str], None] = lambda method: None
+        self.restart()
+
+    def restart(self) -> None:
+        """The process ends and comes back."""
+        self.settings: Any = None
+        self.dead = False
+        self.peers: dict[str, Any] = {}
+        self.paths: dict[str, Any] = {}
+        self.sets: dict[tuple[int, str], Any] = {}
+        self.statements: dict[str, Any] = {}
+        self.policies: dict[str, Any] = {}
+        self.assignments = {IMPORT: ((), ACCEPT), EXPORT: ((), ACCEPT)}
+
+    # -- the client's interface ---------------------------------------------------------------------------------------
+
+    def generation(self) -> Generation:
+        return self.api
+
+    def send(self, method: str, **fields: Any) -> Any:
+        request = getattr(self.api.pb, f"{method}Request")(**fields)
+        fails = self._ask(method)
+        if fails and self.asked % 2:
+            raise Busy("told to give no answer")
+        reply = getattr(self, f"_{_snake(method)}")(request)
+        if method != "GetBgp":
+            text = text_format.MessageToString(request, as_one_line=True)
+            self.calls.append(f"{method} {text}".rstrip())
+        if fails:
+            raise Busy("told to give no answer")
+        return reply
+
+    def list(self, method: str, **fields: Any) -> list[Any]:
+        assert method in _LISTS
+        request = getattr(self.api.pb, f"{method}Request")(**fields)
+        if self._ask(method):
+            raise Busy("told to give no answer")
+        return list(getattr(self, f"_{_snake(method)}")(request))
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        yield
+
+    def _ask(self, method: str) -> bool:
+        self.before_call(method)
+        self.asked += 1
+        if self.dead:
+            raise Busy("BGP is stopped for good")
+        return self.asked - 1 in self.fail_at
+
+    def _active(self) -> None:
+        if self.settings is None:
+            raise Stale("BGP is not started in gobgpd")
+
+    # -- the speaker --------------------------------------------------------------------------------------------------
+
+    def _get_bgp(self, request: Any) -> Any:
+        return self.api.pb.GetBgpResponse(**({"global": self.settings} if self.settings is not None else {}))
+
+    def _start_bgp(self, request: Any) -> None:
+        if self.settings is not None:
+            raise Refused("listen tcp4: address already in use")
+        self.settings = getattr(request, "global")
+
+    def _stop_bgp(self, request: Any) -> None:
+        self.restart()
+        self.dead = self.api.name == "v4"
+
+    def _add_peer(self, request: Any) -> None:
+        self._active()
+        address = request.peer.conf.neighbor_address
+        if address in self.peers:
+            raise Refused(f"can't overwrite the existing peer: {address}")
+        self.peers[address] = peer = type(request.peer)()
+        peer.CopyFrom(request.peer)
+        peer.conf.local_asn = self.settings.asn
+        peer.state.session_state = 3
+
+    def _delete_peer(self, request: Any) -> None:
+        self._active()
+        if self.peers.pop(request.address, None) is None:
+            raise Refused(f"can't delete a peer configuration for {request.address}")
+
+    def _list_peer(self, request: Any) -> Iterator[Any]:
+        for address, peer in self.peers.items():
+            if request.address in ("", address):
+                yield self.api.pb.ListPeerResponse(peer=peer)
+
+    def _reset_peer(self, request: Any) -> None:
+        self._active()
+        if request.address not in self.peers:
+            raise Refused(f"neighbor that has {request.address} doesn't exist")
+
+    # -- paths --------------------------------------------------------------------------------------------------------
+
+    def _add_path(self, request: Any) -> None:
+        self._active()
+        self.paths[str(request.path.nlri)] = request.path
+
+    def _delete_path(self, request: Any) -> None:
+        self._active()
+        if not request.HasField("path"):
+            self.paths.clear()
+        elif not request.path.pattrs:
+            raise Refused("nexthop not found")
+        else:
+            self.paths.pop(str(request.path.nlri), None)
+
+    def _list_path(self, request: Any) -> Iterator[Any]:
+        self._active()
+        for path in self.paths.values():
+            if path.family.afi == request.family.afi:
+                listed = type(path)()
+                listed.CopyFrom(path)
+                listed.best, listed.neighbor_ip = True, "<nil>" if self.api.name == "v3" else ""
+                yield self.api.pb.ListPathResponse(destination=self.api.pb.Destination(paths=[listed]))
+
+    # -- rules --------------------------------------------------------------------------------------------------------
+
+    def _add_defined_set(self, request: Any) -> None:
+        self._active()
+        new = request.defined_set
+        held = self.sets.setdefault((new.defined_type, new.name), type(new)(defined_type=new.defined_type, name=new.name))
+        held.list.extend(new.list)
+        held.prefixes.extend(new.prefixes)
+
+    def _delete_defined_set(self, request: Any) -> None:
+        self._active()
+        gone = request.defined_set
+        held = self.sets.get((gone.defined_type, gone.name))
+        if held is None:
+            raise Refused(f"not found defined-set: {gone.name}")
+        if request.all:
+            if any(gone.name in _sets_of(s) for p in self.policies.values() for s in p):
+                raise Refused(f"can't delete. defined-set {gone.name} is in use")
+            del self.sets[gone.defined_type, gone.name]
+            return
+        left = [member for member in held.list if member not in gone.list]
+        prefixes = [prefix for prefix in held.prefixes if prefix not in gone.prefixes]
+        del held.list[:], held.prefixes[:]
+        held.list.extend(left)
+        held.prefixes.extend(prefixes)
+
+    def _list_defined_set(self, request: Any) -> Iterator[Any]:
+        for (of, name), held in self.sets.items():
+            if of == request.defined_type and request.name in ("", name):
+                yield self.api.pb.ListDefinedSetResponse(defined_set=held)
+
+    def _add_statement(self, request: Any) -> None:
+        self._active()
+        new = request.statement
+        if new.name in self.statements:
+            raise Refused("condition 0 is already set")
+        for name in _sets_of(new):
+            if name not in {known for _, known in self.sets}:
+                raise Refused(f"not found set {name}")
+        self.statements[new.name] = new
+
+    def _delete_statement(self, request: Any) -> None:
+        self._active()
+        name = request.statement.name
+        if any(name == s.name for p in self.policies.values() for s in p):
+            raise Refused(f"can't delete. statement {name} is in use")
+        if self.statements.pop(name, None) is None:
+            raise Refused(f"not found statement: {name}")
+
+    def _list_statement(self, request: Any) -> Iterator[Any]:
+        for held in self.statements.values():
+            yield self.api.pb.ListStatementResponse(statement=held)
+
+    def _add_policy(self, request: Any) -> None:
+        self._active()
+        assert request.refer_existing_statements, "statements of their own are refused when they exist"
+        if request.policy.name in self.policies:
+            raise Refused("the policy would be extended")
+        for entry in request.policy.statements:
+            if entry.name not in self.statements:
+                raise Refused(f"not found statement {entry.name}")
+        self.policies[request.policy.name] = [self.statements[entry.name] for entry in request.policy.statements]
+
+    def _delete_policy(self, request: Any) -> None:
+        self._active()
+        name = request.policy.name
+        if name not in self.policies:
+            raise Refused(f"not found policy: {name}")
+        if name in self.assignments[EXPORT][0]:
+            raise Refused(f"can't delete. policy {name} is in use")
+        gone = self.policies.pop(name)
+        for entry in gone:
+            if not request.preserve_statements and not any(entry.name == s.name for p in self.policies.values() for s in p):
+                self.statements.pop(entry.name, None)
+
+    def _list_policy(self, request: Any) -> Iterator[Any]:
+        for name, statements in self.policies.items():
+            if request.name in ("", name):
+                yield self.api.pb.ListPolicyResponse(policy=self.api.pb.Policy(name=name, statements=statements))
+
+    def _set_policy_assignment(self, request: Any) -> None:
+        self._active()
+        new = request.assignment
+        assert new.name == "global"
+        names = tuple(policy.name for policy in new.policies)
+        for name in names:
+            if name not in self.policies:
+                raise Refused(f"not found policy {name}")
+        self.assignments[new.direction] = (names, new.default_action)
+
+    def _list_policy_assignment(self, request: Any) -> Iterator[Any]:
+        pb = self.api.pb
+        for direction, (names, default) in self.assignments.items():
+            policies = [pb.Policy(name=name) for name in names]
+            value = pb.PolicyAssignment(name="global", direction=direction, policies=policies, default_action=default)
+            yield pb.ListPolicyAssignmentResponse(assignment=value)
+
+    # -- what would go to whom ----------------------------------------------------------------------------------------
+
+    def judges(self, direction: int, prefix: str, neighbor: str) -> bool:
+        """Whether the assigned policies let a prefix through, to or from a neighbour, as gobgpd decides it."""
+        names, default = self.assignments[direction]
+        for name in names:
+            for entry in self.policies[name]:
+                if self._prefix_matches(entry, prefix) and self._neighbor_matches(entry, neighbor):
+                    return bool(entry.actions.route_action == ACCEPT)
+        return bool(default == ACCEPT)
+
+    def _prefix_matches(self, entry: Any, prefix: str) -> bool:
+        held = self.sets[self.api.set_prefix, entry.conditions.prefix_set.name]
+        return any(member.ip_prefix == prefix for member in held.prefixes)
+
+    def _neighbor_matches(self, entry: Any, neighbor: str) -> bool:
+        held = self.sets[self.api.set_neighbor, entry.conditions.neighbor_set.name]
+        return not held.list or any(member.partition("/")[0] == neighbor for member in held.list)
+
+
+def _sets_of(statement: Any) -> tuple[str, str]:
+    return statement.conditions.prefix_set.name, statement.conditions.neighbor_set.name
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
