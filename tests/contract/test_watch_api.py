@@ -22,7 +22,7 @@ from kube_router.watch.gate import Backoff
 from kube_router.watch.stream import Timing
 from lab.api.faults import Fault
 from lab.api.objects import Objects
-from lab.api.server import ApiServer, loopback_socket
+from lab.api.server import ApiServer, listening_socket
 from lab.api.store import Store
 
 OWN = "node1"
@@ -60,7 +60,7 @@ class Server:
         self.store = store
         self.objects = Objects(store)
         self.api = ApiServer(store, bookmark_every=0.2).start()
-        self.api.listen(lambda: loopback_socket(self.port))
+        self.api.listen(lambda: listening_socket(self.port))
 
     def seen(self, verb: str, plural: str) -> int:
         return sum(1 for one in tuple(self.api.seen) if (one.verb, one.plural) == (verb, plural))
@@ -237,7 +237,7 @@ def test_a_server_that_refuses_lists_is_told_about_at_once(server: Server, statu
             assert not watched.cache.listed([Kind.NAMESPACE])
             server.api.faults.remove(fault)
             await watched.listed(Kind.NAMESPACE)
-            assert watched.watch.status()[Kind.NAMESPACE].error == ""
+            await watched.until(lambda: watched.watch.status()[Kind.NAMESPACE].error == "")
 
     asyncio.run(story())
 
@@ -270,7 +270,7 @@ def test_a_valid_empty_list_is_ready(server: Server) -> None:
     async def story() -> None:
         async with watching([server.url], Kind.POD, Kind.SERVICE, Kind.NETWORK_POLICY, Kind.ENDPOINT_SLICE) as watched:
             await watched.listed(Kind.POD, Kind.SERVICE, Kind.NETWORK_POLICY, Kind.ENDPOINT_SLICE)
-            assert all(status.listed and not status.error for status in watched.watch.status().values())
+            await watched.until(lambda: all(status.listed and not status.error for status in watched.watch.status().values()))
 
     asyncio.run(story())
 
