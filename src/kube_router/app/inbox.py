@@ -43,9 +43,12 @@ class Inbox:
                     self._seen(ref.kind.value, 1)
 
     def disturbed(self, what: Disturbance) -> None:
-        """Somebody may have taken away state of ours: whoever holds it looks after its kind."""
+        """Somebody may have taken away state of ours: whoever wants it looks after its kind.
+
+        What we delete ourselves is told too, but by then it is not wanted any more (it may still count as held: the pass goes on).
+        """
         for runner in self._runners.values():
-            held = runner.cycle.ledger.held
-            kinds = {type(key) for key in what.keys if key in held} | what.kinds
+            wanted = runner.cycle.ledger.merged
+            kinds = {type(key) for key in what.keys if key in wanted} | what.kinds
             if kinds:
                 runner.suspect(kinds)
