@@ -15,20 +15,10 @@ from typing import NamedTuple
 import pytest
 
 from kube_router.kit.net import of_family
-from kube_router.model.objects import (
-    ContainerPort,
-    IPBlock,
-    Name,
-    NetworkPolicy,
-    Peer,
-    Pod,
-    PolicyPort,
-    PolicyRule,
-    Requirement,
-    Selector,
-)
+from kube_router.model.objects import ContainerPort, Name, NetworkPolicy, Peer, Pod, PolicyPort, Selector
 from tests.walk.model import Cluster, Probe, allowed
 from tests.walk.paths import Nodes
+from tests.walk.words import ALL, blocks, in_ns, label, one_of, pods, policy, rule, tcp
 
 PORTS = (80, 81)
 PROTOCOLS = ("TCP", "UDP", "SCTP")
@@ -48,8 +38,6 @@ PODS = tuple(
     for ns, pod in product("xyz", "abc")
 )
 NAMESPACES = {ns: {"ns": ns, "kubernetes.io/metadata.name": ns} for ns in "xyz"}
-ALL = (PolicyRule(),)
-EVERY = Selector()
 
 
 class Ask(NamedTuple):
@@ -67,46 +55,6 @@ class Ask(NamedTuple):
     @property
     def target_ns(self) -> str:
         return self.target[0]
-
-
-def label(**labels: str) -> Selector:
-    return Selector(tuple(Requirement(key, "In", (value,)) for key, value in sorted(labels.items())))
-
-
-def one_of(key: str, *values: str, operator: str = "In") -> Selector:
-    return Selector((Requirement(key, operator, values),))
-
-
-def pods(selector: Selector) -> Peer:
-    return Peer(pods=selector)
-
-
-def in_ns(namespaces: Selector, selector: Selector = EVERY) -> Peer:
-    return Peer(pods=selector, namespaces=namespaces)
-
-
-def blocks(*texts: str) -> tuple[Peer, ...]:
-    """Each text: a range, then its exceptions."""
-    return tuple(Peer(block=IPBlock(cidr, tuple(excepts))) for cidr, *excepts in (text.split() for text in texts))
-
-
-def rule(*peers: Peer, ports: tuple[PolicyPort, ...] = ()) -> PolicyRule:
-    return PolicyRule(peers, ports)
-
-
-def tcp(port: int | str | None, end: int = 0) -> PolicyPort:
-    return PolicyPort("TCP", port, end)
-
-
-def policy(
-    selector: Selector = EVERY,
-    *,
-    ingress: tuple[PolicyRule, ...] | None = None,
-    egress: tuple[PolicyRule, ...] | None = None,
-    ns: str = "x",
-    name: str = "p",
-) -> NetworkPolicy:
-    return NetworkPolicy(Name(ns, name), pods=selector, ingress=ingress, egress=egress)
 
 
 A, B, C = label(pod="a"), label(pod="b"), label(pod="c")

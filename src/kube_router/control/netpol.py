@@ -10,7 +10,7 @@ from kube_router.cache.cache import Changes, View
 from kube_router.cache.policies import DIRECTIONS, Direction, PolicyClass, PolicyIndex, Touched, Use
 from kube_router.config.options import Options
 from kube_router.desired import Desired
-from kube_router.desired.netpol.base import Surroundings, base_state
+from kube_router.desired.netpol.base import Surroundings, base_state, self_state
 from kube_router.desired.netpol.classes import class_state, dispatch_state
 from kube_router.desired.netpol.pods import pod_state
 from kube_router.desired.netpol.policy import policy_state
@@ -22,6 +22,10 @@ from kube_router.plan import ownership
 
 class BaseItem(msgspec.Struct, frozen=True):
     """The fixed chains, sets and jumps."""
+
+
+class SelfItem(msgspec.Struct, frozen=True):
+    """The set of addresses with themselves."""
 
 
 class DispatchItem(msgspec.Struct, frozen=True):
@@ -68,6 +72,7 @@ class NetpolController:
         if not self._begun:
             self._begun = True
             yield BaseItem()
+            yield SelfItem()
             yield from (DispatchItem(direction) for direction in DIRECTIONS)
         yield from (DispatchItem(direction) for direction in {known.direction for known in touched.classes})
         yield from (ClassItem(known) for known in touched.classes)
@@ -86,6 +91,8 @@ class NetpolController:
                 return class_state(known, index=self._index, families=families)
             case DispatchItem(direction=direction):
                 return dispatch_state(direction, index=self._index, families=families, to_self=self._around.proxied)
+            case SelfItem():
+                return self_state(self._around)
             case _:
                 return base_state(self._around)
 

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from kube_router.codec import rules
-from kube_router.desired import Desired
+from kube_router.desired import NOTHING, Desired
 from kube_router.desired.netpol import names
 from kube_router.kit.net import Family, family_of
 from kube_router.model.names import FORWARD_CHAIN, INPUT_CHAIN, IPVS_SERVICES, LOCAL_PODS, OUTPUT_CHAIN, set_name
@@ -55,7 +55,6 @@ def base_state(around: Surroundings) -> Desired:
         for name in names.ISOLATED.values():
             state[SetKey(set_name(name, family))] = SetSpec("hash:ip", family)
         if around.proxied:
-            state[SetKey(set_name(names.SELF, family))] = SetSpec("hash:net,net", family)
             # Our rules name the proxy's set, which the proxy may not have made yet.
             state[SetKey(set_name(IPVS_SERVICES, family))] = SetSpec("hash:ip,port", family)
         if not around.routed:
@@ -71,6 +70,13 @@ def base_state(around: Surroundings) -> Desired:
         for chain, (builtin, comment) in _JUMPS.items():
             state[JumpKey(family, names.TABLE, builtin, chain)] = Jump(rules.matching(rules.comment(comment)), first=True, rank=0)
     return Desired(state)
+
+
+def self_state(around: Surroundings) -> Desired:
+    """The set by which pods reach themselves through their Services. An item of its own: a kernel that lacks the type loses this only."""
+    if not around.proxied:
+        return NOTHING
+    return Desired({SetKey(set_name(names.SELF, family)): SetSpec("hash:net,net", family) for family in around.families})
 
 
 def _input(family: Family, around: Surroundings) -> list[str]:
