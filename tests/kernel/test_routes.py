@@ -263,6 +263,19 @@ def test_anothers_route_that_took_the_place_of_ours_is_not_replaced(target: Rout
     assert shown(family) == before
 
 
+def test_our_route_is_found_behind_longer_prefixes_and_lower_metrics(target: RouteTarget, family: Family) -> None:
+    key = RouteKey(PREFIX[family])
+    target.apply(creation({key: via(family)}))
+    first = PREFIX[family].partition("/")[0]
+    ip(f"-{family}", "route", "add", f"{first}/{32 if family == 4 else 128}", "via", GATEWAYS[family][2])
+    if family == 6:
+        ip("-6", "route", "add", PREFIX[6], "via", GATEWAYS[6][2], "metric", "10")
+    with listening() as notices:
+        assert target.apply([Change(key, via(family), via(family, 1))]) == {}
+        assert "no route" not in notices.take()
+    assert target.observe({key: via(family, 1)}) == {key: via(family, 1)}
+
+
 def test_a_route_of_ours_that_somebody_removed_is_made_again_when_it_changes(target: RouteTarget, family: Family) -> None:
     key = RouteKey(PREFIX[family])
     target.apply(creation({key: via(family)}))

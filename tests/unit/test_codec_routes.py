@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kube_router.codec.netlink import CREATE, DUMP, EXCLUSIVE, REPLACE, REQUEST, Reply
-from kube_router.codec.routes import Found, delete_route, dump_routes, new_route, parse_route
+from kube_router.codec.routes import Found, delete_route, dump_routes, look_up, new_route, parse_route
 from kube_router.codec.rtnetlink import ROUTE_MESSAGE
 from kube_router.kit.net import family_of
 from tests.conftest import Golden
@@ -29,6 +29,7 @@ def test_messages_are_as_they_are_kept(golden: Golden) -> None:
         "new, link, source, metric and table": new_route("fd01::7/128", table=1000, protocol=17, metric=50, link=7, source="fd00::9"),
         "delete": delete_route("10.1.0.0/24", table=254, protocol=17),
         "delete, IPv6": delete_route("fd01::/64", table=254, protocol=17),
+        "look up": look_up("fd01::/64"),
         "dump": dump_routes(4, table=254, protocol=17),
         "dump, IPv6, another table": dump_routes(6, table=1000),
     }

@@ -15,6 +15,7 @@ from kube_router.codec.rtnetlink import (
     AF,
     DELETE_ROUTE,
     GET_ROUTE,
+    LENGTH,
     NEW_ROUTE,
     ROUTE_MESSAGE,
     RTA_DST,
@@ -39,6 +40,7 @@ _DEFAULT_METRIC: Final[dict[Family, int]] = {4: 0, 6: 1024}  # what a route gets
 _ANY_SCOPE: Final = 255  # RT_SCOPE_NOWHERE: of a deletion, "whatever its scope"
 _UNICAST: Final = 1  # RTN_UNICAST
 _CLONED: Final = 0x200  # RTM_F_CLONED: the kernel's notes about single destinations, not routes
+_FIB_MATCH: Final = 0x2000  # RTM_F_FIB_MATCH: tell the route of the table, not what came of it for this destination
 _HOP: Final = struct.Struct("=HBBi")  # rtnexthop: length, flags, weight, link
 
 
@@ -91,6 +93,13 @@ def dump_routes(family: Family, *, table: int, protocol: int = 0) -> Message:
     """Asks for the routes of a table; protocol 0 is every one. Old kernels do not filter: look at what comes."""
     head = ROUTE_MESSAGE.pack(AF[family], 0, 0, 0, 0, protocol, 0, 0, 0)
     return Message(GET_ROUTE, REQUEST | DUMP, head + number_attribute(RTA_TABLE, table))
+
+
+def look_up(prefix: str) -> Message:
+    """Asks for the one route that packets to the prefix' first address take, as it stands in its table (kernel 4.13)."""
+    family = family_of(prefix)
+    destination = address_attribute(RTA_DST, packed(prefix.partition("/")[0], family))
+    return Message(GET_ROUTE, REQUEST, ROUTE_MESSAGE.pack(AF[family], LENGTH[family], 0, 0, 0, 0, 0, 0, _FIB_MATCH) + destination)
 
 
 def parse_route(reply: Reply) -> Found | None:

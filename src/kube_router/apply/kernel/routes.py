@@ -61,7 +61,7 @@ class RouteTarget:
     def apply(self, changes: Sequence[Change]) -> Mapping[Key, str]:
         """Make, replace, delete, in order; refusals name the route that stands in the way or what the kernel said."""
         with self._lock:
-            ours = self._ours({_family(change) for change in changes if change.before and change.after})
+            ours = self._still_ours([_of(change) for change in changes if change.before and change.after])
             faults = self._send((change, _of(change) in ours) for change in changes)
             refused = {change.key: _reason(change, fault) for change, fault in faults if fault.number != errno.EEXIST}
             refused |= self._adopt([change for change, fault in faults if fault.number == errno.EEXIST])
@@ -73,14 +73,15 @@ class RouteTarget:
         if not collided:
             return refused
         standing = self._standing(collided)
+        links = _Links()
         again = []
         for change in collided:
             found = standing.get(_of(change))
             if found is None or found.protocol == ROUTE_PROTOCOL:
-                if found is None or _as_wished(_route(found), change.after) != change.after:
+                if found is None or _as_wished(_route(found, links), change.after) != change.after:
                     again.append(change)
             else:
-                refused[change.key] = f"another's route stands in the way: {_described(found)}"
+                refused[change.key] = f"another's route stands in the way: {_described(found, links)}"
         faults = self._send((change, _of(change) in standing) for change in again)
         return refused | {change.key: _reason(change, fault) for change, fault in faults}
 
@@ -101,9 +102,25 @@ class RouteTarget:
                 failed.append((sent[n], fault))
         return failed
 
+    def _still_ours(self, keys: Sequence[RouteKey]) -> set[RouteKey]:
+        """Those under which a route of ours stands now. Each is asked for alone; all of a family are read only where that is not enough."""
+        ours: set[RouteKey] = set()
+        unclear: set[RouteKey] = set()
+        for key in keys:
+            try:
+                found = codec.parse_route(self._socket.ask(codec.look_up(key.prefix)))
+            except OSError:
+                found = None
+            if found is None or _key(found) != key:
+                unclear.add(key)  # a longer prefix, a lower metric or another table comes first for its first address
+            elif found.protocol == ROUTE_PROTOCOL:
+                ours.add(key)
+        return ours | (unclear & self._ours({family_of(key.prefix) for key in unclear}).keys())
+
     def _ours(self, families: Iterable[Family]) -> dict[RouteKey, Route]:
         found = (route for family in families for table in TABLES for route in self._dump(family, table, ROUTE_PROTOCOL))
-        return {_key(route): _route(route) for route in found if route.protocol == ROUTE_PROTOCOL}
+        links = _Links()
+        return {_key(route): _route(route, links) for route in found if route.protocol == ROUTE_PROTOCOL}
 
     def _standing(self, changes: Iterable[Change]) -> dict[RouteKey, codec.Found]:
         """All routes, whoever's, of the families and tables of these changes."""
@@ -158,15 +175,19 @@ def _key(route: codec.Found) -> RouteKey:
     return RouteKey(route.prefix, route.table, route.metric)
 
 
-def _route(route: codec.Found) -> Route:
-    return Route(route.gateways, link=_name(route.link), source=route.source)
+class _Links(dict[int, str]):
+    """Names of links by number, each asked for once; "" for none and for one that is gone."""
+
+    def __missing__(self, index: int) -> str:
+        try:
+            self[index] = if_indextoname(index) if index else ""
+        except OSError:
+            self[index] = ""
+        return self[index]
 
 
-def _name(index: int) -> str:
-    try:
-        return if_indextoname(index) if index else ""
-    except OSError:
-        return ""
+def _route(route: codec.Found, links: _Links) -> Route:
+    return Route(route.gateways, link=links[route.link], source=route.source)
 
 
 def _as_wished(found: Route, wish: Value | None) -> Route:
@@ -176,9 +197,9 @@ def _as_wished(found: Route, wish: Value | None) -> Route:
     return wish if wish.link in ("", found.link) and wish.source in ("", found.source) else found
 
 
-def _described(route: codec.Found) -> str:
+def _described(route: codec.Found, links: _Links) -> str:
     whose = codec.PROTOCOL_NAMES.get(route.protocol, str(route.protocol))
-    way = [f"via {gateway}" for gateway in route.gateways] or [f"dev {_name(route.link)}"] * bool(route.link)
+    way = [f"via {gateway}" for gateway in route.gateways] or [f"dev {links[route.link]}"] * bool(route.link)
     return " ".join((route.prefix, *way, "proto", whose))
 
 
