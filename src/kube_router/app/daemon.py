@@ -69,7 +69,7 @@ class Daemon:
         self._cache = Cache()
         self._targets = Targets(options)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="write")
-        self._watchers = Watchers(options, self._targets)
+        self._watchers = Watchers(options, self._targets, self._cache.view)
         self._reporting = Reporting(self._watchers.post)
         self._inbox = Inbox(self._cache, fault=self._reporting.bad_object, seen=_count_events)
         self._runners: list[Runner] = []

@@ -8,11 +8,12 @@ from typing import Final
 
 from kube_router.app.inbox import Inbox
 from kube_router.app.targets import Targets
+from kube_router.cache.cache import View
 from kube_router.config.options import Options
 from kube_router.control.runner import Runner
 from kube_router.control.speaker import peers_of
 from kube_router.desired import Note
-from kube_router.model.objects import BestPath, Kind, Name
+from kube_router.model.objects import BestPath, Kind, Name, Ref
 from kube_router.model.state.links import Route, RouteKey
 from kube_router.plan import ownership
 from kube_router.telemetry.metrics import METRICS, Sample
@@ -26,14 +27,14 @@ _HOST_KINDS: Final = frozenset({Kind.INTERFACE, Kind.BEST_PATH})
 class Watchers:
     """Started once the controllers are there; tasks end by cancellation, threads by `stop`."""
 
-    def __init__(self, options: Options, targets: Targets) -> None:
+    def __init__(self, options: Options, targets: Targets, view: View) -> None:
         from kube_router.apply.apiserver.events import EventSender
         from kube_router.kit.apiserver import ApiClient
 
         self._options = options
         self._targets = targets
         self._client = ApiClient.load(kubeconfig=options.kubeconfig, servers=options.api_servers)
-        self._events = EventSender(self._client, host=options.node_name)
+        self._events = EventSender(self._client, host=options.node_name, uid_of=lambda ref: _uid(view, ref))
         self._api: ApiWatch | None = None
         self._links: InterfaceWatch | None = None
         self._speaker: SpeakerWatch | None = None
@@ -107,6 +108,11 @@ class Watchers:
             for peer in speaker.peers
         ]
         return [*peers, Sample("controller_bgp_advertisements_received", (), speaker.received)]
+
+
+def _uid(view: View, ref: Ref) -> str:
+    found = view.store(ref.kind).get(ref.name)
+    return getattr(found, "uid", "")
 
 
 def _rtnetlink() -> Dumper:
