@@ -10,7 +10,7 @@ from kube_router.control.proxy import ProxyController
 from kube_router.model.names import DUMMY, IPVS_SERVICES, SERVICE_IPS
 from kube_router.model.objects import Endpoint, EndpointPort, EndpointSlice, Interface, Kind, Name, Node, Service, ServicePort
 from kube_router.model.state import Key, Value
-from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
+from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, Link, LinkKey
 from kube_router.model.state.netfilter import Member, SetKey, SetMember, SetSpec
 from tests.engine import Event, assert_law
@@ -65,7 +65,12 @@ slices = st.builds(
     service=names,
     endpoints=st.lists(endpoints, max_size=3).map(tuple),
     ports=st.lists(
-        st.builds(EndpointPort, name=st.sampled_from(["", "http"]), protocol=st.sampled_from(["TCP", "UDP"]), port=st.sampled_from([0, 8080])),
+        st.builds(
+            EndpointPort,
+            name=st.sampled_from(["", "http"]),
+            protocol=st.sampled_from(["TCP", "UDP"]),
+            port=st.sampled_from([0, 8080]),
+        ),
         max_size=2,
     ).map(tuple),
 )

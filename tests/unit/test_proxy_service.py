@@ -200,7 +200,9 @@ def test_affinity_is_persistence_with_a_mask_of_one_client():
     assert values == {4: VirtualServer("rr", 1, 600, 32), 6: VirtualServer("rr", 1, 600, 128)}
 
 
-@pytest.mark.parametrize(("annotation", "scheduler", "told"), [("lc", "lc", False), ("rr", "rr", False), ("mh", "rr", True), ("x", "rr", True)])
+@pytest.mark.parametrize(
+    ("annotation", "scheduler", "told"), [("lc", "lc", False), ("rr", "rr", False), ("mh", "rr", True), ("x", "rr", True)]
+)
 def test_scheduler_annotation(annotation, scheduler, told):
     desired = want(service(annotations={"kube-router.io/service.scheduler": annotation}))
     assert desired.state[VirtualServerKey("10.233.0.3", 17, 53, family=4)] == VirtualServer(scheduler)

@@ -1,0 +1,205 @@
+"""AddressTarget on the real kernel: addresses, the source they give the host, and nothing left when they go."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from kube_router.apply.kernel.addresses import AddressTarget
+from kube_router.kit.errors import Stale
+from kube_router.model.state import Change, State
+from kube_router.model.state.links import Address, AddressKey
+from tests.kernel.network import own_network
+
+pytestmark = pytest.mark.needs("root", "dummy")
+
+NODE = {4: "192.168.50.50", 6: "fd00:50::50"}
+OTHER = {4: "192.168.50.51", 6: "fd00:50::51"}
+VIP = {4: "10.233.0.1", 6: "fd00:233::1"}
+LENGTH = {4: 32, 6: 128}
+
+
+@pytest.fixture(autouse=True)
+def network() -> Iterator[None]:
+    with own_network():
+        for command in (
+            "link set lo up",
+            "link add up0 type dummy",
+            "link set up0 up",
+            f"addr add {NODE[4]}/24 dev up0",
+            f"addr add {OTHER[4]}/24 dev up0",
+            f"addr add {NODE[6]}/64 dev up0 nodad",
+            f"addr add {OTHER[6]}/64 dev up0 nodad",
+            "link add kube-dummy-if type dummy",
+            "link set kube-dummy-if up",
+        ):
+            ip(command)
+        yield
+
+
+@pytest.fixture(params=[4, 6])
+def family(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+def ip(command: str) -> str:
+    return subprocess.run(["ip", *command.split()], text=True, check=True, capture_output=True).stdout
+
+
+def state(family: int, address: str = "", source: str = "") -> State:
+    vip = address or VIP[family]
+    return {AddressKey("kube-dummy-if", f"{vip}/{LENGTH[family]}"): Address("link", source or NODE[family])}
+
+
+def put(wanted: State) -> list[Change]:
+    return [Change(key, None, value) for key, value in wanted.items()]
+
+
+def taken(wanted: State) -> list[Change]:
+    return [Change(key, value, None) for key, value in wanted.items()]
+
+
+def source_of(vip: str) -> str:
+    words = ip(f"route get {vip}").split()
+    return words[words.index("src") + 1]
+
+
+def leftovers(family: int) -> list[str]:
+    shown = ip(f"-{family} addr show dev kube-dummy-if scope global") + ip(f"-{family} addr show dev kube-dummy-if scope link")
+    routes = ip(f"-{family} route show table all dev kube-dummy-if").splitlines()
+    words = [line for line in shown.splitlines() if "inet" in line] + routes
+    return [line for line in words if VIP[family] in line]
+
+
+def test_the_host_talks_to_a_vip_from_the_nodes_address(family):
+    target = AddressTarget()
+    wanted = state(family)
+    assert target.apply(put(wanted)) == {}
+    assert target.observe(wanted) == wanted
+    assert source_of(VIP[family]) == NODE[family]
+    shown = ip(f"-{family} -o addr show dev kube-dummy-if")
+    assert f"{VIP[family]}/{LENGTH[family]} scope {'link' if family == 4 else 'global'}" in shown
+
+
+def test_applying_twice_changes_nothing_and_nothing_is_left_when_it_goes(family):
+    target = AddressTarget()
+    wanted = state(family)
+    target.apply(put(wanted))
+    before = ip(f"-{family} route show table all") + ip(f"-{family} -o addr show")
+    assert target.apply(put(wanted)) == {}
+    assert ip(f"-{family} route show table all") + ip(f"-{family} -o addr show") == before
+    assert target.apply(taken(wanted)) == {}
+    assert leftovers(family) == []
+    assert target.apply(taken(wanted)) == {}
+    assert target.observe({}) == {}
+
+
+def test_the_original_left_the_same_behind(family):
+    ip(f"addr add {VIP[family]}/{LENGTH[family]} dev kube-dummy-if scope link")
+    ip(f"route replace local {VIP[family]} dev kube-dummy-if table local proto kernel scope host src {NODE[family]}")
+    if family == 6:
+        ip(f"-6 route del local {VIP[6]} dev kube-dummy-if table local metric 0")
+        ip(f"-6 route show table local {VIP[6]}")
+    target = AddressTarget()
+    found = target.observe({})
+    assert list(found) == list(state(family))
+    target.apply([Change(key, value, state(family)[key]) for key, value in found.items()])
+    assert target.observe({}) == state(family)
+    assert source_of(VIP[family]) == NODE[family]
+    target.apply(taken(state(family)))
+    assert leftovers(family) == []
+
+
+def test_another_source_replaces_the_first(family):
+    target = AddressTarget()
+    target.apply(put(state(family)))
+    after = state(family, source=OTHER[family])
+    assert target.apply([Change(key, state(family)[key], value) for key, value in after.items()]) == {}
+    assert target.observe({}) == after
+    assert source_of(VIP[family]) == OTHER[family]
+
+
+def test_without_a_source_the_address_is_the_kernels_own(family):
+    target = AddressTarget()
+    target.apply(put(state(family)))
+    key = next(iter(state(family)))
+    assert target.apply([Change(key, state(family)[key], Address(source=""))]) == {}
+    assert target.observe({}) == {key: Address(source="")}
+    assert source_of(VIP[family]) == VIP[family]
+
+
+def test_a_source_that_is_no_address_of_the_node_is_refused_whole_and_neighbours_go_on(family):
+    stranger = {4: "192.0.2.1", 6: "2001:db8::1"}[family]
+    neighbour = {4: "10.233.0.2", 6: "fd00:233::2"}[family]
+    target = AddressTarget()
+    bad, good = state(family, source=stranger), state(family, neighbour)
+    rejected = target.apply(put(bad | good))
+    assert list(rejected) == list(bad)
+    assert stranger in rejected[next(iter(bad))]
+    assert target.observe({}) == good
+    assert leftovers(family) == []
+
+
+def test_a_source_that_went_and_came_back_is_seen(family):
+    target = AddressTarget()
+    wanted = state(family)
+    target.apply(put(wanted))
+    key = next(iter(wanted))
+    length = {4: 24, 6: 64}[family]
+    ip(f"addr del {NODE[family]}/{length} dev up0")
+    ip(f"addr add {NODE[family]}/{length} dev up0" + (" nodad" if family == 6 else ""))
+    found = target.observe(wanted)
+    assert found.get(key) != wanted[key]
+    target.apply([Change(key, found.get(key), wanted[key])])
+    assert target.observe(wanted) == wanted
+    assert source_of(VIP[family]) == NODE[family]
+
+
+def test_a_route_without_its_address_is_seen_and_can_be_removed_or_put_right(family):
+    target = AddressTarget()
+    wanted = state(family)
+    target.apply(put(wanted))
+    ip(f"addr del {VIP[family]}/{LENGTH[family]} dev kube-dummy-if")
+    found = target.observe(wanted)
+    assert found.keys() == wanted.keys()
+    assert found != wanted
+    target.apply([Change(key, found[key], value) for key, value in wanted.items()])
+    assert target.observe(wanted) == wanted
+    ip(f"addr del {VIP[family]}/{LENGTH[family]} dev kube-dummy-if")
+    target.apply([Change(key, value, None) for key, value in target.observe({}).items()])
+    assert leftovers(family) == []
+
+
+def test_addresses_of_other_links_and_link_local_ones_are_none_of_ours():
+    assert AddressTarget().observe({}) == {}
+
+
+def test_a_wide_address_on_our_link_is_ours_to_remove():
+    ip("addr add 10.99.0.1/24 dev kube-dummy-if")
+    target = AddressTarget()
+    found = target.observe({})
+    assert [key.prefix for key in found if isinstance(key, AddressKey)] == ["10.99.0.1/24"]
+    assert target.apply([Change(key, value, None) for key, value in found.items()]) == {}
+    assert target.observe({}) == {}
+
+
+def test_without_the_link_nothing_is_held_and_writing_is_stale():
+    ip("link del kube-dummy-if")
+    target = AddressTarget()
+    assert target.observe({}) == {}
+    assert target.apply(taken(state(4))) == {}
+    with pytest.raises(Stale, match="kube-dummy-if"):
+        target.apply(put(state(4)))
+
+
+def test_a_thousand_addresses_of_each_family_in_one_batch():
+    wanted: State = {}
+    for n in range(1000):
+        wanted |= state(4, f"10.233.{n // 250}.{n % 250 + 1}") | state(6, f"fd00:233::{n + 1:x}")
+    target = AddressTarget()
+    assert target.apply(put(wanted)) == {}
+    assert target.observe({}) == wanted
+    assert target.apply(taken(wanted)) == {}
+    assert target.observe({}) == {}
