@@ -2,8 +2,8 @@
 
 How a change gets in without ever letting too much through (routing.md 4, 5, 17.3):
 
-- A set gets its new members first, and loses old ones only after policies have changed: an emptied neighbour set would match
-  every neighbour in the statements that still name it.
+- A set gets its new members first, and loses old ones last, after policies have changed and neighbours have gone: an emptied
+  neighbour set would match every neighbour in the statements that still name it, and no rule would hold for one that left too early.
 - A policy is never edited. Its successor, one number higher ("kube_router_export2"), refers to statements by name, takes
   its place in the assignment in one call, and then the old one goes with the statements that only it used.
 - A statement of a name of ours that says something else (somebody edited it) cannot be replaced in place: its policies leave

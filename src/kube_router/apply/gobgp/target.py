@@ -124,13 +124,14 @@ class GobgpTarget:
         steps = _Steps(changes)
         suspected = Suspicion() if self._fresh else suspicion(changes)
         sessions = self._sessions() if suspected else []
-        self._put_rules(steps)
+        extra = self._put_rules(steps)
         steps.put(PathKey, self._announce)
         if steps.concern(NeighborKey):
             held = self._neighbors_of(changes)
             steps.put(NeighborKey, lambda key, _, after: self._put_neighbor(key, after, held))
             steps.delete(NeighborKey, lambda key, _: self._delete_neighbor(key, held))
         steps.delete(PathKey, self._withdraw)
+        self._shrink_sets(steps, extra)
         self._delete_rules(steps)
         self._reset(reset_after(suspected, sessions, soft_withdraws=self._client.generation().withdraws_softly))
         self._restarting = self._fresh = False
@@ -153,20 +154,24 @@ class GobgpTarget:
         if held is not None:
             raise Stale("BGP was stopped and started for its new configuration: everything else in it is gone")
 
-    def _put_rules(self, steps: _Steps) -> None:
+    def _put_rules(self, steps: _Steps) -> dict[DefinedSetKey, tuple[str, ...]]:
+        """Returns the members that sets have too many: they go once their neighbours and paths have gone."""
         rules = self._rules
         extra: dict[DefinedSetKey, tuple[str, ...]] = {}
 
         def extend(key: DefinedSetKey, _: object, after: DefinedSet) -> None:
             extra[key] = rules.extend_set(key, after)
 
-        def shrink(key: DefinedSetKey, _: object, after: DefinedSet) -> None:
-            if extra.get(key):
-                rules.shrink_set(key, after, extra[key])
-
         steps.put(DefinedSetKey, extend)
         steps.put(PolicyKey, lambda key, _, after: rules.put_policy(key.name, after))
         steps.put(AssignmentKey, lambda key, _, after: rules.put_assignment(key, after))
+        return extra
+
+    def _shrink_sets(self, steps: _Steps, extra: Mapping[DefinedSetKey, tuple[str, ...]]) -> None:
+        def shrink(key: DefinedSetKey, _: object, after: DefinedSet) -> None:
+            if extra.get(key):
+                self._rules.shrink_set(key, after, extra[key])
+
         steps.put(DefinedSetKey, shrink)
 
     def _delete_rules(self, steps: _Steps) -> None:
