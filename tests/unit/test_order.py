@@ -51,5 +51,29 @@ def test_every_kind_of_key_has_one_row_with_a_reason(action):
     import kube_router.model.state.netfilter  # noqa: F401  the imports register the subclasses
 
     rows = [row for row in ORDER if row.action == action]
-    assert sorted(row.key.__name__ for row in rows) == sorted(kind.__name__ for kind in Key.__subclasses__())
     assert all(row.reason for row in rows)
+    rows = [row for row in rows if not row.sets]
+    assert sorted(row.key.__name__ for row in rows) == sorted(kind.__name__ for kind in Key.__subclasses__())
+
+
+def test_a_pod_is_sent_to_its_chains_once_they_stand_and_kept_out_before_they_go():
+    gate, member, chain = (
+        SetMember("KUBE-POD-INGRESS", "10.0.0.1"),
+        SetMember("KUBE-POD-X", "10.0.0.1"),
+        ChainKey(4, "filter", "KUBE-POD-FW-X"),
+    )
+    dispatch = ChainKey(4, "filter", "KUBE-NWPLCY-INGRESS")
+    coming = [
+        Change(gate, None, Member()),
+        Change(chain, None, Chain(())),
+        Change(dispatch, Chain(()), Chain(())),
+        Change(member, None, Member()),
+    ]
+    assert [change.key for change in ordered(coming)] == [member, dispatch, chain, gate]
+    going = [
+        Change(gate, Member(), None),
+        Change(chain, Chain(()), None),
+        Change(dispatch, Chain(()), Chain(())),
+        Change(member, Member(), None),
+    ]
+    assert [change.key for change in ordered(going)] == [gate, dispatch, chain, member]

@@ -34,11 +34,24 @@ class Probe(NamedTuple):
 
 def allowed(cluster: Cluster, probe: Probe) -> bool:
     """Whether the connection may be made."""
+    return own_node(cluster, probe) or (may_leave(cluster, probe) and may_enter(cluster, probe))
+
+
+def own_node(cluster: Cluster, probe: Probe) -> bool:
+    """Whether a node talks to its own pod."""
+    destination = pod_at(cluster, probe.destination)
+    return destination is not None and probe.source in cluster.nodes.get(destination.node_name, ())
+
+
+def may_leave(cluster: Cluster, probe: Probe) -> bool:
+    """Whether the source's egress policies allow it."""
     source, destination = pod_at(cluster, probe.source), pod_at(cluster, probe.destination)
-    if destination is not None and probe.source in cluster.nodes.get(destination.node_name, ()):
-        return True
-    if source is not None and not _passes(cluster, source, "egress", destination, probe.destination, destination, probe):
-        return False
+    return source is None or _passes(cluster, source, "egress", destination, probe.destination, destination, probe)
+
+
+def may_enter(cluster: Cluster, probe: Probe) -> bool:
+    """Whether the destination's ingress policies allow it."""
+    source, destination = pod_at(cluster, probe.source), pod_at(cluster, probe.destination)
     return destination is None or _passes(cluster, destination, "ingress", source, probe.source, destination, probe)
 
 

@@ -19,6 +19,8 @@ IPVS_SERVICES: Final = "kube-router-ipvs-services"
 LATER_SERVICE_IPS: Final = "kube-router-svip"  # the original's names since 2.0: recognised, then gone
 LATER_IPVS_SERVICES: Final = "kube-router-svip-prt"
 LOCAL_PODS: Final = "kube-router-local-pods"
+ISOLATED_EGRESS: Final = "KUBE-POD-EGRESS"  # addresses of pods that policies isolate in a direction
+ISOLATED_INGRESS: Final = "KUBE-POD-INGRESS"
 
 PODS_CHAIN: Final = "KUBE-ROUTER-PODS"  # filter: what FORWARD lets through for pods
 EGRESS_CHAIN: Final = "KUBE-ROUTER-EGRESS"  # nat: masquerade of pods that talk to the world

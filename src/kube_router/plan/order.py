@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
+from kube_router.kit.net import FAMILIES
+from kube_router.model import names
 from kube_router.model.state import Change, Key
 from kube_router.model.state.bgp import (
     AssignmentKey,
@@ -26,11 +28,16 @@ Action = Literal["put", "delete"]
 
 
 class Row(NamedTuple):
-    """Changes of one kind, and why they come here."""
+    """Changes of one kind, and why they come here. `sets`: of entries, those of these sets only, which no other row then means."""
 
     key: type[Key]
     action: Action
     reason: str
+    sets: frozenset[str] = frozenset()
+
+
+# Sets whose entries send packets into chains, as jumps do.
+GATES: Final = frozenset(names.set_name(name, family) for name in (names.ISOLATED_EGRESS, names.ISOLATED_INGRESS) for family in FAMILIES)
 
 
 ORDER: Final[tuple[Row, ...]] = (
@@ -40,8 +47,10 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(VirtualServerKey, "put", "the kernel refuses a destination without its service (ESRCH)"),
     Row(DestinationKey, "put", "new destinations before old ones go, so that a service is never without one"),
     Row(SetMember, "put", "a member lets packets in: what serves or judges them by now stands"),
+    Row(SetMember, "delete", "what no policy judges any more stays out of chains that forget it next", GATES),
     Row(ChainKey, "put", "rules after the sets that they name, and after the members that they judge"),
     Row(JumpKey, "put", "packets enter a chain once it is complete"),
+    Row(SetMember, "put", "so do these packets: until their chains stand they are judged as before", GATES),
     Row(AddressKey, "put", "an address draws packets: service, members and rules stand by now, no host process answers"),
     Row(RouteKey, "put", "a route draws packets too; it may use an address as source"),
     Row(FileKey, "put", "runtimes start pods as soon as they see the file: the bridge and its rules stand"),
@@ -70,12 +79,14 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(LinkKey, "delete", "takes addresses and routes along, so these were asked about first"),
 )
 
-_RANK: Final[dict[tuple[type[Key], Action], int]] = {(row.key, row.action): n for n, row in enumerate(ORDER)}
+_RANK: Final[dict[tuple[type[Key], Action, bool], int]] = {(row.key, row.action, bool(row.sets)): n for n, row in enumerate(ORDER)}
 
 
 def rank(change: Change) -> int:
     """Row number of a change; KeyError for a kind without a row, which is a bug in the vocabulary."""
-    return _RANK[type(change.key), "delete" if change.after is None else "put"]
+    key = change.key
+    gate = isinstance(key, SetMember) and key.set in GATES
+    return _RANK[type(key), "delete" if change.after is None else "put", gate]
 
 
 def ordered(changes: Iterable[Change]) -> list[Change]:

@@ -40,8 +40,8 @@ def _class_rules(known: PolicyClass, family: Family) -> tuple[str, ...]:
 def dispatch_state(direction: Direction, *, index: PolicyIndex, families: Iterable[Family], to_self: bool) -> Desired:
     """The chain that sends a packet to the class of its isolated end.
 
-    `to_self`: pods may reach themselves through their Services. An address that is isolated but in no class is on its way into
-    one: its packets are dropped without a word, so that senders try again in a moment.
+    `to_self`: pods may reach themselves through their Services. An isolated address without a class is one whose chain the kernel
+    refused: its packets are dropped.
     """
     known = sorted(index.classes(direction), key=names.class_chain)
     side = names.OWN_SIDE[direction]
@@ -56,6 +56,6 @@ def dispatch_state(direction: Direction, *, index: PolicyIndex, families: Iterab
         lines += [
             rules.rule(rules.goto(names.class_chain(one)), rules.match_set(names.class_set(one, family), side)) for one in known
         ]
-        lines.append(rules.rule(rules.DROP, rules.comment("class not written yet")))
+        lines.append(rules.rule(rules.DROP, rules.comment("isolated, but in no class")))
         state[ChainKey(family, names.TABLE, names.DISPATCH[direction])] = Chain(tuple(lines))
     return Desired(state)

@@ -12,13 +12,13 @@ from kube_router.cache.policies import Direction, NamedPort, PolicyClass, Use
 from kube_router.cache.selectors import identity
 from kube_router.codec import rules
 from kube_router.kit.net import Family
-from kube_router.model.names import set_name
+from kube_router.model.names import ISOLATED_EGRESS, ISOLATED_INGRESS, set_name
 from kube_router.model.objects import Name
 
 TABLE: Final = "filter"
 COMMON: Final = "KUBE-NWPLCY-COMMON"
 DISPATCH: Final[dict[Direction, str]] = {"egress": "KUBE-NWPLCY-EGRESS", "ingress": "KUBE-NWPLCY-INGRESS"}
-ISOLATED: Final[dict[Direction, str]] = {"egress": "KUBE-POD-EGRESS", "ingress": "KUBE-POD-INGRESS"}
+ISOLATED: Final[dict[Direction, str]] = {"egress": ISOLATED_EGRESS, "ingress": ISOLATED_INGRESS}
 SELF: Final = "KUBE-POD-SELF"  # pairs of an address with itself
 
 # The end of a connection that a direction's policies isolate, and the other one.
