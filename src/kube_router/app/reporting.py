@@ -11,21 +11,14 @@ from typing import Final
 from kube_router.codec.objects_fault import Fault
 from kube_router.desired import Note
 from kube_router.kit.errors import TargetError
-from kube_router.model.objects import Kind, Name, Ref
+from kube_router.model.objects import Kind, Ref
 from kube_router.model.state import Change, Key
 from kube_router.model.state.bgp import PathKey
 from kube_router.model.state.links import RouteKey
 from kube_router.telemetry.logging import Logger, get_logger
 from kube_router.telemetry.metrics import METRICS
 
-# Kinds of object behind items: controllers name their items by a Ref, or ("service", Name).
-_KINDS: Final = {
-    "service": Kind.SERVICE,
-    "node": Kind.NODE,
-    "pod": Kind.POD,
-    "policy": Kind.NETWORK_POLICY,
-    "namespace": Kind.NAMESPACE,
-}
+_API_KINDS: Final = frozenset(Kind) - {Kind.INTERFACE, Kind.BEST_PATH}
 
 
 class Reporting:
@@ -107,13 +100,9 @@ class Reporting:
 
 
 def ref_of(item: Hashable) -> Ref | None:
-    """The object behind an item, where there is one that the API server knows."""
-    match item:
-        case Ref(kind=kind):
-            return item if kind in _KINDS.values() else None
-        case (str(word), Name() as name, *_) if word in _KINDS:
-            return Ref(_KINDS[word], name)
-    return None
+    """The object behind an item, where the API server knows one: items are a Ref, or say what they are `about`, or are the node's."""
+    about = item if isinstance(item, Ref) else getattr(item, "about", None)
+    return about if isinstance(about, Ref) and about.kind in _API_KINDS else None
 
 
 def _log(controller: str) -> Logger:

@@ -14,7 +14,7 @@ from kube_router.desired.netpol.base import Surroundings, base_state, self_state
 from kube_router.desired.netpol.classes import class_state, dispatch_state
 from kube_router.desired.netpol.pods import pod_state
 from kube_router.desired.netpol.policy import policy_state
-from kube_router.model.objects import Kind, Name
+from kube_router.model.objects import Kind, Name, Ref
 from kube_router.model.state import Key
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
 from kube_router.plan import ownership
@@ -45,11 +45,21 @@ class UseItem(msgspec.Struct, frozen=True):
 
     use: Use
 
+    @property
+    def about(self) -> Ref:
+        """The policy."""
+        return Ref(Kind.NETWORK_POLICY, self.use.policy)
+
 
 class PodItem(msgspec.Struct, frozen=True):
     """A pod's membership of sets."""
 
     name: Name
+
+    @property
+    def about(self) -> Ref:
+        """The pod."""
+        return Ref(Kind.POD, self.name)
 
 
 class NetpolController:
