@@ -100,6 +100,8 @@ class SelectorIndex(Generic[K]):
     def matching(self, namespace: str, namespace_labels: Labels | None, labels: Labels) -> list[K]:
         """Keys whose selections pick a pod, in no order."""
         found: list[K] = []
+        if not self._selections:
+            return found
         words = [_ANY, *((key,) for key in labels), *labels.items()]
         for scope in _words_of_namespace(namespace, namespace_labels):
             table = self._tables.get(scope)

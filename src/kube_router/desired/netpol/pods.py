@@ -20,11 +20,15 @@ _MEMBER = Member()
 
 
 def pod_state(name: Name, view: View, *, index: PolicyIndex, around: Surroundings) -> Desired:
-    """Everything that the pod is a member of; nothing for a pod that is gone, has finished, or lives on its node's addresses."""
+    """Everything that the pod is a member of; nothing for a pod that is gone, has finished, or lives on its node's addresses.
+
+    An address that several live pods claim is a peer only where a rule admits all of them.
+    """
     pod = view.pods.get(name)
     if pod is None or not actionable(pod):
         return NOTHING
     local = index.is_local(pod)
+    picked = _picking(pod, view, index)
     state: State = {}
     rivals: set[Name] = set()
     for address in pod.ips:
@@ -33,7 +37,11 @@ def pod_state(name: Name, view: View, *, index: PolicyIndex, around: Surrounding
             continue
         sharers = [other for other in view.pods.each("ip", address) if other.name != name and actionable(other)]
         rivals.update(other.name for other in sharers)
-        for member in _as_peer(pod, sharers, address, view=view, index=index, family=family):
+        shared = [picked, *(_picking(other, view, index) for other in sharers)]
+        for direction in DIRECTIONS:
+            for selection in set.intersection(*(one[direction] for one in shared)):
+                state[SetMember(names.selection_set(direction, selection, family), address)] = _MEMBER
+        for member in _as_port(pod, sharers, address, index, family):
             state[member] = _MEMBER
         if local:
             for member in _as_target(address, index, around, family):
@@ -56,16 +64,8 @@ def _as_target(address: str, index: PolicyIndex, around: Surroundings, family: F
         yield SetMember(set_name(LOCAL_PODS, family), address)
 
 
-def _as_peer(
-    pod: Pod, sharers: Sequence[Pod], address: str, *, view: View, index: PolicyIndex, family: Family
-) -> Iterable[SetMember]:
-    """An address that several live pods claim is a peer only where a rule admits all of them."""
+def _as_port(pod: Pod, sharers: Sequence[Pod], address: str, index: PolicyIndex, family: Family) -> Iterable[SetMember]:
     for direction in DIRECTIONS:
-        picking = set(_picking(pod, direction, view, index))
-        for other in sharers:
-            picking.intersection_update(_picking(other, direction, view, index))
-        for selection in picking:
-            yield SetMember(names.selection_set(direction, selection, family), address)
         if direction == "ingress" and not index.is_local(pod):
             continue
         for own in pod.ports:
@@ -74,9 +74,10 @@ def _as_peer(
                 yield SetMember(names.port_set(port, family), port_entry(address, own.protocol, own.port))
 
 
-def _picking(pod: Pod, direction: Direction, view: View, index: PolicyIndex) -> list[str]:
+def _picking(pod: Pod, view: View, index: PolicyIndex) -> dict[Direction, set[str]]:
     namespace = view.namespaces.get(Name("", pod.name.namespace))
-    return index.picking(direction, pod, namespace.labels if namespace is not None else None)
+    labels = namespace.labels if namespace is not None else None
+    return {direction: set(index.picking(direction, pod, labels)) for direction in DIRECTIONS}
 
 
 def _notes(name: Name, rivals: set[Name]) -> tuple[Note, ...]:
