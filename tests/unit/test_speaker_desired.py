@@ -9,7 +9,7 @@ from kube_router.config.options import defaults
 from kube_router.control.speaker import RULES, SELF, SpeakerController, peers_of
 from kube_router.desired import NOTHING
 from kube_router.desired.routing.speaker import hashed_id, itself, neighbor, router_id, rules
-from kube_router.model.objects import Kind, Name, Node
+from kube_router.model.objects import Kind, Name, Node, Ref
 from kube_router.model.state import Change
 from kube_router.model.state.bgp import (
     Assignment,
@@ -258,7 +258,7 @@ def touched(cache: Cache, *changed: Node | Name) -> set[object]:
             cache.put(value)
         else:
             cache.remove(Kind.NODE, value)
-    return set(controller.touched(feed.take(), cache.view))
+    return {item.name if isinstance(item, Ref) else item for item in controller.touched(feed.take(), cache.view)}
 
 
 NODE3 = node("node3", "192.168.50.52", cidrs=("10.233.65.0/24",))

@@ -9,7 +9,7 @@ from kube_router.cache.cache import Changes, View
 from kube_router.config.options import Options
 from kube_router.desired import Desired
 from kube_router.desired.routing.speaker import itself, neighbor, primary, rules
-from kube_router.model.objects import Kind, Name, Node
+from kube_router.model.objects import Kind, Name, Node, Ref
 from kube_router.model.state import Key
 from kube_router.model.state.bgp import AssignmentKey, DefinedSetKey, NeighborKey, PathKey, PolicyKey, SpeakerKey
 from kube_router.plan import ownership
@@ -46,18 +46,18 @@ class SpeakerController:
             was = before if isinstance(before, Node) else None
             if was is not None and now is not None and (was.addresses, was.pod_cidrs) == (now.addresses, now.pod_cidrs):
                 continue
-            yield ref.name
+            yield ref
             if ref.name == self._own:
                 yield SELF
                 yield RULES
                 if was is None or now is None or was.addresses != now.addresses:
-                    yield from view.nodes
+                    yield from (Ref(Kind.NODE, name) for name in view.nodes)
                 continue
             addresses = {primary(node) for node in (was, now) if node is not None} - {""}
             if was is None or now is None or primary(was) != primary(now):
                 yield RULES
             for address in addresses:
-                yield from (node.name for node in view.nodes.by("address", address))
+                yield from (Ref(Kind.NODE, node.name) for node in view.nodes.by("address", address))
 
     def want(self, item: Hashable, view: View) -> Desired:
         """Pure; see desired/routing/speaker.py."""
@@ -66,5 +66,5 @@ class SpeakerController:
             return itself(own, self._options)
         if item == RULES:
             return rules(own, view.nodes.values(), self._options)
-        assert isinstance(item, Name)
-        return neighbor(view.nodes.get(item), own, view.nodes, self._options)
+        assert isinstance(item, Ref)
+        return neighbor(view.nodes.get(item.name), own, view.nodes, self._options)
