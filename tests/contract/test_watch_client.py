@@ -55,7 +55,7 @@ class Server:
         scheme = "http" if tls is None else "https"
         self.port = self._httpd.server_address[1]
         self.url = f"{scheme}://127.0.0.1:{self.port}"
-        threading.Thread(target=self._httpd.serve_forever, daemon=True).start()
+        threading.Thread(target=self._httpd.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
         self._httpd.shutdown()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kube_router.cache.cache import Cache, View
@@ -24,6 +24,7 @@ pods = st.builds(
 steps = st.lists(pods | st.sampled_from(NAMES))
 
 
+@settings(deadline=None)  # machines that run tests are busy
 @given(steps)
 def test_an_index_kept_up_with_changes_is_the_index_built_from_nothing(history: list[Pod | Name]) -> None:
     store = Store[Pod](ip=lambda p: p.ips, node=lambda p: (p.node_name,))
@@ -120,6 +121,7 @@ def test_the_first_list_of_a_kind_is_news_even_when_it_is_empty() -> None:
     assert cache.replace(Kind.POD, []) == []
 
 
+@settings(deadline=None)  # machines that run tests are busy
 @given(st.lists(st.lists(pods, max_size=4), max_size=4))
 def test_a_list_leaves_the_same_as_its_single_changes(lists: list[list[Pod]]) -> None:
     cache = Cache()

@@ -110,6 +110,12 @@ def test_a_node_without_anything_is_a_node(body: dict[str, Any]) -> None:
     assert good(Kind.NODE, body) == Node(name=Name("", "a"), uid="u")
 
 
+@pytest.mark.parametrize("kind", [Kind.NODE, Kind.SERVICE])
+def test_annotations_of_other_tools_make_no_difference(kind: Kind) -> None:
+    leader = {"control-plane.alpha.kubernetes.io/leader": "{}", "kubectl.kubernetes.io/last-applied-configuration": "{}"}
+    assert good(kind, {"metadata": {"annotations": leader}}) == good(kind, {})
+
+
 def test_a_namespace_has_labels() -> None:
     assert good(Kind.NAMESPACE, {"metadata": {"labels": {"a": "b"}}}) == Namespace(name=Name("", "a"), labels={"a": "b"})
 
@@ -195,7 +201,11 @@ def test_a_full_service_is_read_in_full() -> None:
     service = good(
         Kind.SERVICE,
         {
-            "metadata": {"creationTimestamp": "2025-01-02T03:04:05Z", "labels": {"l": "1"}, "annotations": {"n": "2"}},
+            "metadata": {
+                "creationTimestamp": "2025-01-02T03:04:05Z",
+                "labels": {"l": "1"},
+                "annotations": {"kube-router.io/service.local": "true", "n": "2"},
+            },
             "spec": {
                 "type": "LoadBalancer",
                 "clusterIP": "10.96.0.1",
@@ -223,7 +233,7 @@ def test_a_full_service_is_read_in_full() -> None:
         uid="u",
         created="2025-01-02T03:04:05Z",
         labels={"l": "1"},
-        annotations={"n": "2"},
+        annotations={"kube-router.io/service.local": "true"},
         type="LoadBalancer",
         cluster_ips=("10.96.0.1", "fd00::96:1"),
         external_ips=("203.0.113.5",),

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kube_router.codec.objects import KINDS, Decoded, Malformed, decode_item, decode_page, decode_refusal, decode_signal
@@ -55,16 +55,19 @@ def check(decoded: Decoded, kind: Kind) -> None:
         hash(decoded.faults)
 
 
+@settings(deadline=None)  # machines that run tests are busy
 @given(kinds, st.binary(max_size=200))
 def test_bytes(kind: Kind, raw: bytes) -> None:
     check(decode_item(kind, raw), kind)
 
 
+@settings(deadline=None)  # machines that run tests are busy
 @given(kinds, named | values)
 def test_json_of_any_shape(kind: Kind, body: Any) -> None:
     check(decode_item(kind, json.dumps(body).encode()), kind)
 
 
+@settings(deadline=None)  # machines that run tests are busy
 @given(kinds, st.binary(max_size=100) | values.map(lambda value: json.dumps(value).encode()))
 def test_bodies_and_lines(kind: Kind, body: bytes) -> None:
     for decode in (decode_page, decode_signal):
@@ -75,6 +78,7 @@ def test_bodies_and_lines(kind: Kind, body: bytes) -> None:
     assert decode_refusal(body, code=500).code is not None
 
 
+@settings(deadline=None)  # machines that run tests are busy
 @given(kinds, st.lists(named | values, max_size=5))
 def test_a_list_has_as_many_results_as_items(kind: Kind, items: list[Any]) -> None:
     page = decode_page(kind, json.dumps({"metadata": {"resourceVersion": "1"}, "items": items}).encode())

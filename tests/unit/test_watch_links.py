@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kube_router.cache.cache import Cache
@@ -178,6 +178,7 @@ def possible(history: list[Told]) -> list[Told]:
     return kept
 
 
+@settings(deadline=None)  # machines that run tests are busy
 @given(st.lists(st.lists(notices, max_size=6), max_size=5))
 def test_notices_lead_to_what_a_new_list_would_say(bursts: list[list[Told]]) -> None:
     made, cache = LinkTable(), Cache()

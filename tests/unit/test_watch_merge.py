@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kube_router.cache.cache import Cache
@@ -153,6 +153,7 @@ def hear(several: Merger, source: int, told: tuple[str, str, int]) -> list[Event
     return several.put(source, item(name, version)) if what == "PUT" else several.removed(source, ref(name))
 
 
+@settings(deadline=None)  # machines that run tests are busy
 @given(changes, st.data())
 def test_any_interleaving_ends_in_the_truth_and_no_move_looks_like_a_removal(
     history: list[tuple[str, int | None]], data: st.DataObject

@@ -17,6 +17,7 @@ from kube_router.model.objects import ContainerPort, Name, Namespace, Node, Pod
 T = TypeVar("T")
 
 NO_LABELS: Final[Mapping[str, str]] = {}
+ANNOTATION_PREFIX: Final = "kube-router.io/"
 _MOST_SHARED: Final = 512  # lists come sorted by name, so equal neighbours are near; full, it starts anew
 
 
@@ -49,6 +50,16 @@ def labels_of(metadata: Metadata) -> Mapping[str, str]:
     return _shared.one(("labels", frozenset(labels.items())), labels)
 
 
+def annotations_of(metadata: Metadata) -> Mapping[str, str]:
+    """Annotations that we read, which all bear our prefix.
+
+    The others belong to tools that write them often (leader elections, autoscalers) or at length (the last applied manifest):
+    without them such a change is no change to us, and five thousand Services weigh some megabytes less.
+    """
+    ours = {key: value for key, value in (metadata.annotations or {}).items() if key.startswith(ANNOTATION_PREFIX)}
+    return ours or NO_LABELS
+
+
 def node(wire: NodeWire, faults: Faults) -> Node:
     """A Node. Host names and addresses of unknown type are left out."""
     spec, status = wire.spec, wire.status
@@ -68,7 +79,7 @@ def node(wire: NodeWire, faults: Faults) -> Node:
         name=name_of(wire.metadata),
         uid=wire.metadata.uid,
         labels=labels_of(wire.metadata),
-        annotations=wire.metadata.annotations or NO_LABELS,
+        annotations=annotations_of(wire.metadata),
         pod_cidrs=cidrs,
         addresses=tuple(dict.fromkeys((*found["InternalIP"], *found["ExternalIP"]))),
         provider_id=spec.provider_id if spec is not None else "",

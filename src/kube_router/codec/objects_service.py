@@ -5,7 +5,7 @@ from __future__ import annotations
 from sys import intern
 from typing import Final
 
-from kube_router.codec.objects_cluster import NO_LABELS, labels_of, name_of
+from kube_router.codec.objects_cluster import annotations_of, labels_of, name_of
 from kube_router.codec.objects_fault import Faults
 from kube_router.codec.objects_wire import EndpointWire, ServiceSpec, ServiceWire, SliceWire
 from kube_router.model.objects import Endpoint, EndpointPort, EndpointSlice, Ingress, Name, Service, ServicePort
@@ -33,7 +33,7 @@ def service(wire: ServiceWire, faults: Faults) -> Service:
         uid=wire.metadata.uid,
         created=wire.metadata.creation_timestamp or "",
         labels=labels_of(wire.metadata),
-        annotations=wire.metadata.annotations or NO_LABELS,
+        annotations=annotations_of(wire.metadata),
         type=kind,
         cluster_ips=() if kind == "ExternalName" else _cluster_ips(spec, faults),
         external_ips=faults.addresses("spec.externalIPs", spec.external_ips or ()),

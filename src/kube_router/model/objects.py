@@ -48,7 +48,7 @@ class Ref(NamedTuple):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """v1 Node. `addresses`: InternalIPs in order, then ExternalIPs; host names left out."""
+    """v1 Node. `addresses`: InternalIPs in order, then ExternalIPs; host names left out. `annotations`: those with our prefix."""
 
     name: Name
     uid: str = ""
@@ -112,7 +112,9 @@ class Claim(NamedTuple):
 
 
 class Service(msgspec.Struct, frozen=True):
-    """v1 Service. `created`: creationTimestamp text (RFC 3339 sorts as text). Policies are "Cluster" or "Local"."""
+    """v1 Service. `created`: creationTimestamp text (RFC 3339 sorts as text). Policies are "Cluster" or "Local".
+
+    `annotations`: those with our prefix."""
 
     name: Name
     uid: str = ""
