@@ -287,16 +287,29 @@ def test_a_watch_refused_for_another_reason_goes_on_from_where_it_was(status: in
     assert stream.status.error == ""
 
 
-def test_an_error_in_a_watch_that_is_no_410_goes_on_from_where_it_was() -> None:
-    script, ears, _ = play(page("a"), watch(line("ADDED", "b", 11), error(500)), watch(line("ADDED", "c", 12)), watch())
+def test_an_error_in_a_watch_that_may_come_again_at_its_version_lists_anew() -> None:
+    script, ears, _ = play(page("a"), watch(line("ADDED", "b", 11), error(500)), page("c", version=12), watch())
+    assert script.verbs == ["namespaces", "watch 10", "namespaces", "watch 12"]
+    assert ears.heard == [["a"], "ADDED b", ["c"]]
+
+
+def test_an_error_in_a_watch_that_asks_for_patience_goes_on_from_where_it_was() -> None:
+    script, ears, _ = play(page("a"), watch(line("ADDED", "b", 11), error(429)), watch(line("ADDED", "c", 12)), watch())
     assert script.verbs == ["namespaces", "watch 10", "watch 11", "watch 12"]
     assert ears.heard == [["a"], "ADDED b", "ADDED c"]
 
 
-def test_a_line_that_is_garbage_ends_the_watch_and_costs_only_itself() -> None:
-    script, ears, _ = play(page("a"), watch(line("ADDED", "b", 11), b"garbage\n"), watch(line("ADDED", "c", 12)), watch())
-    assert ears.heard == [["a"], "ADDED b", "ADDED c"]
-    assert script.verbs == ["namespaces", "watch 10", "watch 11", "watch 12"]
+def test_a_line_that_is_garbage_is_not_met_again() -> None:
+    script, ears, stream = play(page("a"), watch(line("ADDED", "b", 11), b"garbage\n"), page("a", "b", version=12), watch())
+    assert ears.heard == [["a"], "ADDED b", ["a", "b"]]
+    assert script.verbs == ["namespaces", "watch 10", "namespaces", "watch 12"]
+    assert stream.status.error == ""
+
+
+def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
+    script, ears, _ = play(page("a"), watch(*[b"x" * (16 << 20)] * 6), page("b", version=12), watch())
+    assert script.verbs == ["namespaces", "watch 10", "namespaces", "watch 12"]
+    assert ears.heard == [["a"], ["b"]]
 
 
 def test_a_cut_stream_goes_on_from_the_last_version_once_the_server_shows_that_it_is_no_older() -> None:

@@ -22,7 +22,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from kube_router.codec.objects import Decoded, Malformed, Signal, decode_page, decode_refusal, decode_signal
+from kube_router.codec.objects import Decoded, Malformed, Refusal, Signal, decode_page, decode_refusal, decode_signal
 from kube_router.kit.apiserver import ApiError
 from kube_router.model.objects import Kind
 from kube_router.telemetry.logging import get_logger
@@ -175,7 +175,8 @@ class Stream:
             self._list()
         elif self._doubt:
             self._look_for_a_lost_store()
-        self._watch()
+        if self._version:
+            self._watch()
 
     def _list(self) -> None:
         began = self._clock()
@@ -259,7 +260,9 @@ class Stream:
         try:
             reply = self._client.get(self.source.path, query, read_timeout=self._timing.silence)
         except ApiError as error:
-            raise self._refused(error.status, error.message, error) from error
+            if 400 <= error.status < 500 and error.status not in _NOT_THE_VERSION:
+                raise Expired(error.message) from error
+            raise
         self._reply = reply
         opened = self._clock()
         try:
@@ -288,8 +291,13 @@ class Stream:
                 return heard
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > LONGEST_LINE:
-                raise Malformed(f"a watch of {self._kind.value} with a line that does not end")
-            heard = self._hear([decode_signal(self._kind, line) for line in lines if line.strip()]) or heard
+                raise Expired(f"a watch of {self._kind.value} with a line that does not end")
+            try:
+                signals = [decode_signal(self._kind, line) for line in lines if line.strip()]
+            except Malformed as error:
+                # Watching on would bring the same line again, for ever.
+                raise Expired(str(error)) from error
+            heard = self._hear(signals) or heard
         return heard
 
     def _hear(self, signals: list[Signal]) -> bool:
@@ -302,17 +310,16 @@ class Stream:
                 return False
         self._version = next((signal.version for signal in reversed(told) if signal.version), self._version)
         if error is not None:
-            refusal = error.refusal or decode_refusal(b"", code=500)
-            raise self._refused(refusal.code, refusal.message, ApiError(refusal.code, refusal.message, retry_after=refusal.retry_after))
+            raise self._ended(error.refusal or decode_refusal(b"", code=500))
         return bool(told)
 
-    # -- trouble and its end ------------------------------------------------------------------------------------------------
+    def _ended(self, refusal: Refusal) -> Exception:
+        """What an error in a watch comes to. Mostly the trouble would come again at the same version, so that is left behind."""
+        if refusal.code in _NOT_THE_VERSION:
+            return ApiError(refusal.code, refusal.message, retry_after=refusal.retry_after)
+        return Expired(f"{refusal.code} {refusal.message}")
 
-    def _refused(self, code: int, message: str, error: ApiError) -> Exception:
-        """What a refused watch comes to: a refusal that the version may be the cause of is mended by listing."""
-        if code == GONE or (400 <= code < 500 and code not in _NOT_THE_VERSION):
-            return Expired(message)
-        return error
+    # -- trouble and its end ------------------------------------------------------------------------------------------------
 
     def _answered(self) -> None:
         if self._gate.answered():
