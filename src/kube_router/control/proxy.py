@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
+from functools import partial
 
 from kube_router.cache.cache import Changes, View
 from kube_router.config.options import Options
@@ -65,12 +66,7 @@ class ProxyController:
         service = view.services.get(item.name)
         if service is None:
             return NOTHING
-        return virtual_servers(
-            service,
-            view.slices.by("service", item.name),
-            self._around,
-            lambda claim: view.services.by("claim", claim),
-        )
+        return virtual_servers(service, view.slices.by("service", item.name), self._around, partial(view.services.each, "claim"))
 
     def _is_ours(self, ref: Ref) -> bool:
         return ref.kind is Kind.INTERFACE or (ref.kind is Kind.NODE and ref.name == self._own)
@@ -93,10 +89,12 @@ class ProxyController:
 
 
 def _rivals(before: Object | None, now: Object | None, view: View) -> Iterator[Ref]:
-    claims = {claim for service in (before, now) if isinstance(service, Service) for claim in service.claims()}
-    for claim in claims:
-        for rival in view.services.by("claim", claim):
-            yield Ref(Kind.SERVICE, rival.name)
+    for service in (before, now):
+        if isinstance(service, Service):
+            for claim in service.claims():
+                for rival in view.services.each("claim", claim):
+                    if rival is not service:
+                        yield Ref(Kind.SERVICE, rival.name)
 
 
 def _services_of(*pieces: Object | None) -> Iterator[Ref]:

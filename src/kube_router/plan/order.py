@@ -7,6 +7,7 @@ sequences. Neighbouring rows that belong to one target go to it as one batch.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Final, Literal, NamedTuple
 
 from kube_router.kit.net import FAMILIES
@@ -79,6 +80,7 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(LinkKey, "delete", "takes addresses and routes along, so these were asked about first"),
 )
 
+_KEY: Final = attrgetter("key")
 _RANK: Final[dict[tuple[type[Key], Action, bool], int]] = {(row.key, row.action, bool(row.sets)): n for n, row in enumerate(ORDER)}
 
 
@@ -91,4 +93,8 @@ def rank(change: Change) -> int:
 
 def ordered(changes: Iterable[Change]) -> list[Change]:
     """All changes, in order."""
-    return sorted(changes, key=lambda change: (rank(change), change.key))
+    # Row by row: a row has keys of one kind, which compare faster by themselves than inside a pair with their rank.
+    rows: dict[int, list[Change]] = {}
+    for change in changes:
+        rows.setdefault(rank(change), []).append(change)
+    return [change for number in sorted(rows) for change in sorted(rows[number], key=_KEY)]

@@ -11,13 +11,14 @@ and hairpin; and in-cluster clients of a node port under external policy Local w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Final
 
 from kube_router.codec.sets import port_entry
 from kube_router.desired import NOTHING, Desired, Note
 from kube_router.desired.proxy.endpoints import Backend, backends, serving
 from kube_router.desired.proxy.surroundings import Surroundings
-from kube_router.kit.net import Family, family_of, host_prefix
+from kube_router.kit.net import FAMILIES, Family, family_of, host_prefix
 from kube_router.model import names
 from kube_router.model.objects import Claim, EndpointSlice, Kind, Ref, Service, ServicePort
 from kube_router.model.state import Key, Value
@@ -41,6 +42,8 @@ _MISSING: Final = {
 }
 _NUMBERS: Final = {name.upper(): number for number, name in names.PROTOCOLS.items()}
 _HOST_BITS: Final[dict[Family, int]] = {4: 32, 6: 128}
+_PORT_SETS: Final = {family: names.set_name(names.IPVS_SERVICES, family) for family in FAMILIES}
+_VIP_SETS: Final = {family: names.set_name(names.SERVICE_IPS, family) for family in FAMILIES}
 _MEMBER: Final = Member()
 _DESTINATION: Final = Destination()
 
@@ -63,25 +66,25 @@ def virtual_servers(service: Service, slices: Sequence[EndpointSlice], around: S
     if not is_served(service):
         return NOTHING
     state: dict[Key, Value] = {}
-    notes = list(_notes(service))
+    notes = list(_notes(service)) if service.annotations or service.external_ips or service.ingress else []
     internal, external = policies(service)
-    families = [family for family in around.primary if any(family_of(ip) == family for ip in service.cluster_ips)]
-    values = {family: _virtual_server(service, family) for family in families}
     groups = backends(slices)
+    families = {family_of(vip) for vip in service.cluster_ips}.intersection(around.primary)
     for port in service.ports:
         group = groups.get((port.name, port.protocol), {})
         for family in families:
+            value = _virtual_server(service.annotations.get(SCHEDULER, "rr"), service.affinity_timeout, family)
             everyone = serving(group, family)
+            chosen = everyone if internal == "Cluster" else serving(group, family, node=around.name)
             for vip in service.cluster_ips:
                 if family_of(vip) == family and not _taken(service, Claim(vip, port.protocol, port.port), rivals, notes):
-                    chosen = everyone if internal == "Cluster" else serving(group, family, node=around.name)
-                    _serve(state, vip, port.protocol, port.port, values[family], chosen)
+                    _serve(state, Claim(vip, port.protocol, port.port), family, value, chosen)
                     if vip not in around.local:
-                        state[AddressKey(names.DUMMY, host_prefix(vip))] = Address(source=around.sources[family])
+                        state[AddressKey(names.DUMMY, host_prefix(vip))] = _address(around.sources[family])
             if port.node_port and around.primary[family]:
                 chosen = everyone if external == "Cluster" else serving(group, family, node=around.name)
                 if not _taken(service, Claim("", port.protocol, port.node_port), rivals, notes):
-                    _serve(state, around.primary[family], port.protocol, port.node_port, values[family], chosen)
+                    _serve(state, Claim(around.primary[family], port.protocol, port.node_port), family, value, chosen)
                     if external == "Local" and everyone and not chosen:
                         notes.append(_refuses_all(service, port, around))
     return Desired(state, tuple(dict.fromkeys(notes)), seniority(service))
@@ -99,31 +102,36 @@ def seniority(service: Service) -> tuple[object, ...]:
     return service.created, service.name
 
 
-def _virtual_server(service: Service, family: Family) -> VirtualServer:
-    scheduler = service.annotations.get(SCHEDULER, "rr")
+# Many Services want equal values: one of each is enough.
+@lru_cache(maxsize=256)
+def _virtual_server(scheduler: str, affinity_timeout: int, family: Family) -> VirtualServer:
     return VirtualServer(
         scheduler=scheduler if scheduler in SCHEDULERS else "rr",
-        flags=PERSISTENT if service.affinity_timeout else 0,
-        timeout=service.affinity_timeout,
+        flags=PERSISTENT if affinity_timeout else 0,
+        timeout=affinity_timeout,
         prefix=_HOST_BITS[family],
     )
 
 
-def _serve(
-    state: dict[Key, Value], address: str, protocol: str, port: int, value: VirtualServer, chosen: Iterable[Backend]
-) -> None:
-    family = family_of(address)
-    server = VirtualServerKey(address, _NUMBERS[protocol], port, family=family)
+@lru_cache(maxsize=16)
+def _address(source: str) -> Address:
+    return Address(source=source)
+
+
+def _serve(state: dict[Key, Value], at: Claim, family: Family, value: VirtualServer, chosen: Iterable[Backend]) -> None:
+    server = VirtualServerKey(at.address, _NUMBERS[at.protocol], at.port, 0, family)
     state[server] = value
-    for backend, backend_port in chosen:
-        state[DestinationKey(server, backend, backend_port)] = _DESTINATION
-    state[SetMember(names.set_name(names.IPVS_SERVICES, family), port_entry(address, protocol, port))] = _MEMBER
-    state[SetMember(names.set_name(names.SERVICE_IPS, family), address)] = _MEMBER
+    for backend, port in chosen:
+        state[DestinationKey(server, backend, port)] = _DESTINATION
+    state[SetMember(_PORT_SETS[family], port_entry(at.address, at.protocol, at.port))] = _MEMBER
+    state[SetMember(_VIP_SETS[family], at.address)] = _MEMBER
 
 
 def _taken(service: Service, claim: Claim, rivals: Rivals, notes: list[Note]) -> bool:
-    mine = seniority(service)
-    older = [rival for rival in rivals(claim) if rival.name != service.name and seniority(rival) < mine and is_served(rival)]
+    others = [rival for rival in rivals(claim) if rival.name != service.name]
+    if not others:
+        return False
+    older = [rival for rival in others if seniority(rival) < seniority(service) and is_served(rival)]
     if not older:
         return False
     owner = min(older, key=seniority)
