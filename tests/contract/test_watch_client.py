@@ -133,12 +133,12 @@ def test_a_kubeconfig_that_says_nothing_is_named(tmp_path: Path, text: str | Non
     path = tmp_path / "kubeconfig"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(ConfigurationError, match="--kubeconfig="):
+    with pytest.raises(ConfigurationError, match="cannot be used: "):
         ApiClient.load(kubeconfig=str(path))
 
 
 def test_without_any_configuration_the_fault_says_what_was_looked_for() -> None:
-    with pytest.raises(ConfigurationError, match="no --kubeconfig, and no service account of a pod"):
+    with pytest.raises(ConfigurationError, match="none is given, and this is no pod with a service account: Service host/port is not set"):
         ApiClient.load()
 
 

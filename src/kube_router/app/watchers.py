@@ -9,6 +9,7 @@ from typing import Final
 from kube_router.app.inbox import Inbox
 from kube_router.app.targets import Targets
 from kube_router.cache.cache import View
+from kube_router.config.faults import Fault, StartRefused
 from kube_router.config.options import Options
 from kube_router.control.runner import Runner
 from kube_router.control.speaker import peers_of
@@ -29,11 +30,14 @@ class Watchers:
 
     def __init__(self, options: Options, targets: Targets, view: View) -> None:
         from kube_router.apply.apiserver.events import EventSender
-        from kube_router.kit.apiserver import ApiClient
+        from kube_router.kit.apiserver import ApiClient, ConfigurationError
 
         self._options = options
         self._targets = targets
-        self._client = ApiClient.load(kubeconfig=options.kubeconfig, servers=options.api_servers)
+        try:
+            self._client = ApiClient.load(kubeconfig=options.kubeconfig, servers=options.api_servers)
+        except ConfigurationError as error:
+            raise StartRefused((Fault("--kubeconfig", options.kubeconfig or None, str(error)),)) from error
         self._events = EventSender(self._client, host=options.node_name, uid_of=lambda ref: _uid(view, ref))
         self._api: ApiWatch | None = None
         self._links: InterfaceWatch | None = None

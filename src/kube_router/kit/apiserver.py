@@ -33,7 +33,7 @@ class ApiError(Exception):
 
 
 class ConfigurationError(Exception):
-    """It cannot be told where the API server is or who we are; the message names file or variable."""
+    """It cannot be told where the API server is or who we are; the message says what is wrong with the kubeconfig, or without it."""
 
 
 class Reply:
@@ -264,7 +264,7 @@ def _load_service_account(configuration: Any) -> None:
     try:
         account.load_incluster_config(client_configuration=configuration)
     except (account.ConfigException, OSError) as error:
-        raise ConfigurationError(f"no --kubeconfig, and no service account of a pod: {error}") from error
+        raise ConfigurationError(f"none is given, and this is no pod with a service account: {error}") from error
 
 
 def _load_kubeconfig(path: str, configuration: Any) -> None:
@@ -274,4 +274,4 @@ def _load_kubeconfig(path: str, configuration: Any) -> None:
     try:
         loader.load_kube_config(config_file=path, client_configuration=configuration, persist_config=False)
     except (loader.ConfigException, OSError, YAMLError, TypeError, KeyError, ValueError) as error:
-        raise ConfigurationError(f"--kubeconfig={path}: {_words(error)}") from error
+        raise ConfigurationError(f"cannot be used: {_words(error)}") from error
