@@ -42,6 +42,7 @@ from kube_router.telemetry.metrics import METRICS
 _LOG = get_logger("daemon")
 _STOP_TIME: Final = 4.0  # seconds that writes under way get when we stop; a SIGTERM is obeyed within 5 s
 _THREADS: Final = 8  # one for each controller's writes, and some for scrapes
+_API_LOOK: Final = 2.0  # seconds between looks at how the watches do
 _TURN: Final = 60.0  # seconds within which every loop must turn: the first pass of a large cluster takes its time
 _PASS_TIMES: Final = {
     "routing": "controller_routes_sync_time",
@@ -69,10 +70,10 @@ class Daemon:
         self._cache = Cache()
         self._targets = Targets(options)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="write")
-        self._watchers = Watchers(options, self._targets, self._cache.view)
-        self._reporting = Reporting(self._watchers.post)
-        self._inbox = Inbox(self._cache, fault=self._reporting.bad_object, seen=_count_events)
         self._runners: list[Runner] = []
+        self._watchers: Watchers
+        self._reporting: Reporting
+        self._inbox: Inbox
 
     async def run(self) -> int:
         """Start, wait, stop."""
@@ -82,6 +83,10 @@ class Daemon:
             loop.add_signal_handler(number, stop.set)
         servers = await endpoints.start(self._options, health=self._health, metrics=METRICS)
         try:
+            # Probes are answered by now; this reads credentials, and takes a while on a slow machine.
+            self._watchers = Watchers(self._options, self._targets, self._cache.view)
+            self._reporting = Reporting(self._watchers.post)
+            self._inbox = Inbox(self._cache, fault=self._reporting.bad_object, seen=_count_events)
             return await self._work(stop)
         finally:
             for server in servers:
@@ -99,6 +104,7 @@ class Daemon:
         tasks |= {asyncio.create_task(runner.run(), name=runner.name) for runner in self._runners}
         tasks |= {asyncio.create_task(self._remove_absent(gone), name=f"no {gone.name}") for gone in absent(self._options)}
         tasks.add(asyncio.create_task(self._check_node(), name="node"))
+        tasks.add(asyncio.create_task(self._follow_api(), name="api"))
         try:
             return await _first_end(tasks, stop, broken)
         finally:
@@ -162,6 +168,17 @@ class Daemon:
             await asyncio.sleep(wait)
             wait = min(wait * 2, 60.0)
         await asyncio.Event().wait()  # a task that ends is taken for a crash
+
+    async def _follow_api(self) -> None:
+        """While the API server is away the node works on and is alive, but it is not ready: it would not hear of changes."""
+        self._health.expect("api", period=_TURN)
+        while True:
+            trouble = self._watchers.api_trouble()
+            if trouble:
+                self._health.failing("api", trouble)
+            else:
+                self._health.synced("api")
+            await asyncio.sleep(_API_LOOK)
 
     async def _check_node(self) -> None:
         """Faults that only this node's own object shows end the start, all of them at once."""

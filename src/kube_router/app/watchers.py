@@ -69,6 +69,13 @@ class Watchers:
             self._api.stop()
         self._events.stop()
 
+    def api_trouble(self) -> str:
+        """What keeps us from hearing of objects now; empty when every watch does well."""
+        status = self._api.status() if self._api is not None else {}
+        unlisted = [kind.value for kind, one in status.items() if not one.listed and not one.error]
+        errors = dict.fromkeys(one.error for one in status.values() if one.error)
+        return "; ".join([*errors, *([f"not listed yet: {', '.join(unlisted)}"] if unlisted else [])])
+
     def trouble(self, kinds: Iterable[Kind]) -> str:
         """Why these kinds have not been listed, as far as is known."""
         reasons: list[str] = []
