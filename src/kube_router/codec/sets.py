@@ -131,7 +131,7 @@ def parse_save(text: str) -> State:
     then added without its timeout. Lines of other commands are skipped.
     """
     state: State = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.startswith("add "):
             words = line.split(" ")
             name, entry = words[1], words[2]

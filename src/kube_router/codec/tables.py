@@ -39,11 +39,14 @@ class Line(NamedTuple):
 
 
 def parse_save(text: str, keep: Callable[[str], bool]) -> dict[str, Table]:
-    """Tables by name; of the chains that are not built in, those that `keep` says."""
+    """Tables by name; of the chains that are not built in, those that `keep` says.
+
+    Lines end in "\\n" alone: a comment of somebody else's may hold what Python, too, takes for the end of a line.
+    """
     tables: dict[str, Table] = {}
     rules: dict[str, list[str]] = {}
     table = Table({}, {})
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.startswith("-A "):
             _, chain, *rest = line.split(" ", 2)
             if (into := rules.get(chain)) is not None:
@@ -64,7 +67,7 @@ def parse_counters(text: str, keep: Callable[[str], bool]) -> dict[str, dict[str
     """`iptables-save -c` output: rules of the chains that `keep` says, by table and chain."""
     tables: dict[str, dict[str, list[Counted]]] = {}
     chains: dict[str, list[Counted]] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.startswith("["):
             counters, _, chain, *rest = line.split(" ", 3)
             if keep(chain):
@@ -82,10 +85,10 @@ def parse_counters(text: str, keep: Callable[[str], bool]) -> dict[str, dict[str
 def rule_target(rule: str) -> str:
     """The chain that a rule without target options jumps or goes to; "" for all others.
 
-    What looks like a jump inside a comment ends in a quote and so is none.
+    What looks like a jump at the end of a comment ends in a quote and so is none.
     """
     words = rule.rsplit(" ", 2)
-    return words[-1] if len(words) > 1 and words[-2] in ("-j", "-g") else ""
+    return words[-1] if len(words) > 1 and words[-2] in ("-j", "-g") and not rule.endswith('"') else ""
 
 
 def declare(chain: str) -> str:
