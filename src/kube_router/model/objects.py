@@ -47,7 +47,7 @@ class Ref(NamedTuple):
         return f"{self.kind.value} {self.name}"
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, gc=False):
     """v1 Node. `addresses`: InternalIPs in order, then ExternalIPs; host names left out. `annotations`: those with our prefix."""
 
     name: Name
@@ -60,7 +60,7 @@ class Node(msgspec.Struct, frozen=True):
     unschedulable: bool = False
 
 
-class ContainerPort(msgspec.Struct, frozen=True):
+class ContainerPort(msgspec.Struct, frozen=True, gc=False):
     """A named container port: what a policy's port name resolves to. Protocol is upper case."""
 
     name: str
@@ -68,7 +68,7 @@ class ContainerPort(msgspec.Struct, frozen=True):
     port: int
 
 
-class Pod(msgspec.Struct, frozen=True):
+class Pod(msgspec.Struct, frozen=True, gc=False):
     """v1 Pod. `ips`: every address of status.podIPs, else status.podIP. `ports`: named ports of containers and init sidecars."""
 
     name: Name
@@ -87,7 +87,7 @@ class Pod(msgspec.Struct, frozen=True):
         return self.phase in ("Succeeded", "Failed")
 
 
-class ServicePort(msgspec.Struct, frozen=True):
+class ServicePort(msgspec.Struct, frozen=True, gc=False):
     """One port of a Service. Protocol is "TCP", "UDP" or "SCTP"; `node_port` 0 means none."""
 
     name: str
@@ -96,7 +96,7 @@ class ServicePort(msgspec.Struct, frozen=True):
     node_port: int = 0
 
 
-class Ingress(msgspec.Struct, frozen=True):
+class Ingress(msgspec.Struct, frozen=True, gc=False):
     """One address of status.loadBalancer.ingress; `mode` is "VIP" or "Proxy"."""
 
     address: str
@@ -111,7 +111,7 @@ class Claim(NamedTuple):
     port: int
 
 
-class Service(msgspec.Struct, frozen=True):
+class Service(msgspec.Struct, frozen=True, gc=False):
     """v1 Service. `created`: creationTimestamp text (RFC 3339 sorts as text). Policies are "Cluster" or "Local".
 
     `annotations`: those with our prefix."""
@@ -143,7 +143,7 @@ class Service(msgspec.Struct, frozen=True):
                 yield Claim("", port.protocol, port.node_port)
 
 
-class Endpoint(msgspec.Struct, frozen=True):
+class Endpoint(msgspec.Struct, frozen=True, gc=False):
     """One endpoint of a slice, conditions read as the API says (absent ready and serving mean true, absent terminating false)."""
 
     addresses: tuple[str, ...]
@@ -156,7 +156,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     hint_nodes: tuple[str, ...] = ()
 
 
-class EndpointPort(msgspec.Struct, frozen=True):
+class EndpointPort(msgspec.Struct, frozen=True, gc=False):
     """One port of a slice; `port` 0 means all ports (never usable by a proxy)."""
 
     name: str
@@ -164,7 +164,7 @@ class EndpointPort(msgspec.Struct, frozen=True):
     port: int
 
 
-class EndpointSlice(msgspec.Struct, frozen=True):
+class EndpointSlice(msgspec.Struct, frozen=True, gc=False):
     """discovery.k8s.io/v1 EndpointSlice. `service`: the Service it belongs to, from its label."""
 
     name: Name
@@ -173,7 +173,7 @@ class EndpointSlice(msgspec.Struct, frozen=True):
     ports: tuple[EndpointPort, ...] = ()
 
 
-class Requirement(msgspec.Struct, frozen=True, order=True):
+class Requirement(msgspec.Struct, frozen=True, gc=False, order=True):
     """One expression of a label selector: operator is In, NotIn, Exists or DoesNotExist; values are sorted."""
 
     key: str
@@ -181,7 +181,7 @@ class Requirement(msgspec.Struct, frozen=True, order=True):
     values: tuple[str, ...] = ()
 
 
-class Selector(msgspec.Struct, frozen=True, order=True):
+class Selector(msgspec.Struct, frozen=True, gc=False, order=True):
     """A label selector as sorted requirements (matchLabels become In with one value); no requirement selects everything."""
 
     requirements: tuple[Requirement, ...] = ()
@@ -200,14 +200,14 @@ class Selector(msgspec.Struct, frozen=True, order=True):
         return True
 
 
-class IPBlock(msgspec.Struct, frozen=True):
+class IPBlock(msgspec.Struct, frozen=True, gc=False):
     """An address range less its exceptions, all canonical CIDRs."""
 
     cidr: str
     excepts: tuple[str, ...] = ()
 
 
-class Peer(msgspec.Struct, frozen=True):
+class Peer(msgspec.Struct, frozen=True, gc=False):
     """One policy peer: either a block, or pods by selectors. `namespaces` None means the policy's own namespace."""
 
     pods: Selector = Selector()
@@ -215,7 +215,7 @@ class Peer(msgspec.Struct, frozen=True):
     block: IPBlock | None = None
 
 
-class PolicyPort(msgspec.Struct, frozen=True):
+class PolicyPort(msgspec.Struct, frozen=True, gc=False):
     """One port entry: `port` None means every port of the protocol; a string is a port name; `end_port` 0 means no range."""
 
     protocol: str = "TCP"
@@ -223,14 +223,14 @@ class PolicyPort(msgspec.Struct, frozen=True):
     end_port: int = 0
 
 
-class PolicyRule(msgspec.Struct, frozen=True):
+class PolicyRule(msgspec.Struct, frozen=True, gc=False):
     """One ingress or egress rule; empty `peers` means everyone, empty `ports` every port of every protocol."""
 
     peers: tuple[Peer, ...] = ()
     ports: tuple[PolicyPort, ...] = ()
 
 
-class NetworkPolicy(msgspec.Struct, frozen=True):
+class NetworkPolicy(msgspec.Struct, frozen=True, gc=False):
     """networking.k8s.io/v1 NetworkPolicy. `ingress`/`egress` None: the policy does not cover that direction."""
 
     name: Name
@@ -240,14 +240,14 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     egress: tuple[PolicyRule, ...] | None = None
 
 
-class Namespace(msgspec.Struct, frozen=True):
+class Namespace(msgspec.Struct, frozen=True, gc=False):
     """v1 Namespace."""
 
     name: Name
     labels: Mapping[str, str] = {}
 
 
-class Interface(msgspec.Struct, frozen=True):
+class Interface(msgspec.Struct, frozen=True, gc=False):
     """A link of this host. `addresses`: "address/prefix length" as configured, host bits kept."""
 
     name: Name
@@ -258,7 +258,7 @@ class Interface(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...] = ()
 
 
-class BestPath(msgspec.Struct, frozen=True):
+class BestPath(msgspec.Struct, frozen=True, gc=False):
     """A prefix that the speaker learned, and the next hops of its best path(s). The name is the prefix."""
 
     name: Name
