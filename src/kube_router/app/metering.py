@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from kube_router.app.service_metrics import meter_services
 from kube_router.control.runner import Runner
 from kube_router.model.state import Key
 from kube_router.model.state.links import RouteKey
@@ -25,6 +26,8 @@ def meter(runners: Iterable[Runner]) -> None:
     for metric, (controller, kind) in _HELD.items():
         if controller in of:
             METRICS.at_scrape(metric, _counter(metric, of[controller], kind))
+    if ownership.PROXY in of:
+        meter_services(of[ownership.PROXY])
 
 
 def _counter(metric: str, runner: Runner, kind: type[Key]) -> Callable[[], list[Sample]]:
