@@ -1,7 +1,8 @@
 """A gobgpd in memory, in either generation, behind the interface of apply/gobgp/client.py.
 
 It behaves as the real ones were measured to (tests/contract/test_gobgp.py runs the same suite on them): it refuses what exists and
-what is in use, keeps members that are named twice, lets an empty neighbour set match everyone, and knows nothing after a restart.
+what is in use, keeps members that are named twice and policies that it refused, lets an empty neighbour set match everyone, and
+knows nothing after a restart.
 """
 
 from __future__ import annotations
@@ -148,14 +149,14 @@ class FakeGobgpd:
     # -- rules --------------------------------------------------------------------------------------------------------
 
     def _add_defined_set(self, request: Any) -> None:
-        self._active()
+        if self.settings is None:
+            raise Refused("invalid defined-set type")
         new = request.defined_set
         held = self.sets.setdefault((new.defined_type, new.name), type(new)(defined_type=new.defined_type, name=new.name))
         held.list.extend(new.list)
         held.prefixes.extend(new.prefixes)
 
     def _delete_defined_set(self, request: Any) -> None:
-        self._active()
         gone = request.defined_set
         held = self.sets.get((gone.defined_type, gone.name))
         if held is None:
@@ -177,7 +178,6 @@ class FakeGobgpd:
                 yield self.api.pb.ListDefinedSetResponse(defined_set=held)
 
     def _add_statement(self, request: Any) -> None:
-        self._active()
         new = request.statement
         if new.name in self.statements:
             raise Refused("condition 0 is already set")
@@ -187,7 +187,6 @@ class FakeGobgpd:
         self.statements[new.name] = new
 
     def _delete_statement(self, request: Any) -> None:
-        self._active()
         name = request.statement.name
         if any(name == s.name for p in self.policies.values() for s in p):
             raise Refused(f"can't delete. statement {name} is in use")
@@ -199,17 +198,18 @@ class FakeGobgpd:
             yield self.api.pb.ListStatementResponse(statement=held)
 
     def _add_policy(self, request: Any) -> None:
-        self._active()
         assert request.refer_existing_statements, "statements of their own are refused when they exist"
-        if request.policy.name in self.policies:
-            raise Refused("the policy would be extended")
-        for entry in request.policy.statements:
-            if entry.name not in self.statements:
-                raise Refused(f"not found statement {entry.name}")
-        self.policies[request.policy.name] = [self.statements[entry.name] for entry in request.policy.statements]
+        name, named = request.policy.name, list(request.policy.statements)
+        missing = [entry.name for entry in named if entry.name not in self.statements]
+        filled = named if missing else [self.statements[entry.name] for entry in named]
+        if name in self.policies:  # extended, whatever is missing
+            self.policies[name].extend(filled)
+            return
+        self.policies[name] = filled  # kept even when refused
+        if missing:
+            raise Refused(f"not found statement {missing[0]}")
 
     def _delete_policy(self, request: Any) -> None:
-        self._active()
         name = request.policy.name
         if name not in self.policies:
             raise Refused(f"not found policy: {name}")
@@ -226,7 +226,6 @@ class FakeGobgpd:
                 yield self.api.pb.ListPolicyResponse(policy=self.api.pb.Policy(name=name, statements=statements))
 
     def _set_policy_assignment(self, request: Any) -> None:
-        self._active()
         new = request.assignment
         assert new.name == "global"
         names = tuple(policy.name for policy in new.policies)
