@@ -7,6 +7,7 @@ import argparse
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import traceback
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.inside:
         return measure(options.case)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(NOT_MEASURED))  # told to end, it ends the lab kernel too
     missing = kernel_features.missing(load(options.case).NEEDS)
     try:
         if missing or options.lab_kernel:
