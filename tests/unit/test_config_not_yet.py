@@ -15,7 +15,6 @@ ASKING: dict[str, dict[str, Any]] = {
     "peer-router-ips": {"peer_router_ips": ("10.0.0.1",)},
     "overlay-encap": {"overlay_encap": "fou"},
     "overlay-type": {"overlay_type": "full"},
-    "router-id": {"router_id": "1.2.3.4"},
     "runtime-endpoint": {"runtime_endpoint": "unix:///run/x"},
     "service-tcp-timeout": {"service_tcp_timeout": 1.0},
     "service-tcpfin-timeout": {"service_tcpfin_timeout": 1.0},

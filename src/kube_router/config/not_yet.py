@@ -41,7 +41,6 @@ NOT_YET: Final[tuple[NotYet, ...]] = (
     NotYet("overlay-type", lambda o: o.enable_overlay and o.overlay_type != "subnet", "tunnels"),
     NotYet("override-nexthop", lambda o: o.override_nexthop, "external peers"),
     NotYet("peer-router-ips", lambda o: bool(o.peer_router_ips), "external peers"),
-    NotYet("router-id", lambda o: bool(o.router_id), "a BGP identifier other than the node's IPv4 address"),
     NotYet("run-loadbalancer", lambda o: o.run_loadbalancer, "the load-balancer allocator"),
     NotYet("runtime-endpoint", lambda o: bool(o.runtime_endpoint), "direct server return"),
     NotYet("service-tcp-timeout", lambda o: o.service_tcp_timeout > 0, "setting IPVS timeouts"),

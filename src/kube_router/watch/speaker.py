@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 import msgspec
@@ -144,7 +145,7 @@ class SpeakerWatch:
                 loop.call_soon_threadsafe(queue.put_nowait, told)
         except Exception as failure:  # noqa: BLE001  handed to the event loop, which knows what to do with each
             end = failure
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed: we are ending, and nobody waits for this
             loop.call_soon_threadsafe(queue.put_nowait, end)
 
     async def _step(self, queue: asyncio.Queue[Told | Exception | None], started: bool) -> bool:
