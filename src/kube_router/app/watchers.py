@@ -97,8 +97,8 @@ class Watchers:
             inbox,
             wanted=lambda: peers_of(runner.cycle.ledger),
             held=self._routed,
-            returned=lambda: runner.suspect(runner.cycle.controller.writes),
-            lost=lambda: runner.suspect(runner.cycle.controller.writes),
+            returned=runner.distrust,
+            lost=runner.distrust,
         )
 
     def _routed(self) -> list[BestPath]:

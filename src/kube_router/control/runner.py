@@ -45,6 +45,11 @@ class Runner:
         self.schedule.suspect(kinds)
         self._wake.set()
 
+    def distrust(self) -> None:
+        """What its targets hold may be another's by now (a speaker that restarted): look anew, and count no drift."""
+        self.cycle.ledger.distrust(self.cycle.controller.writes)
+        self.poke()
+
     async def run(self) -> None:
         """Passes, for ever; ends by cancellation. Only a bug raises."""
         loop = asyncio.get_running_loop()
