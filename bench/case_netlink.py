@@ -1,7 +1,7 @@
 """Why hot paths pack their netlink messages by hand: the same thousand things by us, by the C tool, and through pyroute2.
 
 Routes of both families, VIP addresses, and IPVS: two hundred services with four destinations each. The figures of
-docs/adr/0005-batched-netlink.md.
+docs/adr/0007-batched-netlink.md.
 """
 
 from __future__ import annotations

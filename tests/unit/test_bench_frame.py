@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from bench.__main__ import load, names
 from bench.frame import Row, table, verdict
+from lab import kernel_features
 
 
 @pytest.mark.parametrize(
@@ -53,3 +55,12 @@ def test_the_table_shows_floor_ratio_budget_and_verdict_of_every_row() -> None:
 
 def test_the_table_says_what_an_emulated_time_is_worth() -> None:
     assert "native about 10 ms" in table([Row(measure="t", ours=130, unit="ms", most=10)], 13.0)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_case_says_what_it_is_and_what_it_needs(name: str) -> None:
+    case = load(name)
+    assert case.TITLE
+    assert case.NEEDS >= {"root", "netns"}, "it runs in a network namespace of its own"
+    assert case.NEEDS <= kernel_features.known()
+    assert callable(case.measure)

@@ -1,6 +1,6 @@
 """Routes of a table as rtnetlink messages (linux/rtnetlink.h): through gateways or over a link.
 
-Written by hand rather than through a general library because a node learns a thousand at once (docs/adr/0005-batched-netlink.md).
+Written by hand rather than through a general library because a node learns a thousand at once (docs/adr/0007-batched-netlink.md).
 It refuses to know who owns a route: that is a matter of protocol numbers, and of the target.
 """
 
