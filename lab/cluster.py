@@ -28,7 +28,7 @@ from lab.capture import Capture, Packet
 from lab.controller_manager import ControllerManager, node_is_ready
 from lab.echo import Echo, Server
 from lab.firewall import write_kubelet_rules
-from lab.kubelet import Kubelet, network_name
+from lab.kubelet import UNREADY, Kubelet, network_name
 from lab.manifests import api_service
 from lab.node import Node, open_in
 from lab.probe import PATIENCE, Reply, Target, Verdict, ask_all, parse_target
@@ -39,6 +39,7 @@ from lab.topology import FORWARDING, UPLINK, Topology
 from lab.traffic import Flow, Stream
 from lab.waiting import wait_for
 
+SPEAKER = "/usr/bin/gobgpd"  # Debian's, of API generation 3
 DEFAULT_FLAGS = ("--service-cluster-ip-range=10.233.0.0/18",)
 IPV6_FLAGS = ("--enable-ipv6", "--service-cluster-ip-range=fd00:233::/112")
 
@@ -58,7 +59,7 @@ class Cluster:
         ipv6: bool = True,
         segments: Mapping[str, str] | None = None,
         iptables: str = "nft",
-        speaker: str = "gobgpd",
+        speaker: str = SPEAKER,
         work: Path | None = None,
         registered: bool = True,
         service: bool = True,
@@ -151,29 +152,33 @@ class Cluster:
                 return str(entry["ip"])
         raise LookupError(f"pod {name} has no IPv{family} address")
 
-    def wait_for_nodes(self, *names: str, seconds: float = 60.0) -> None:
-        """Wait until nodes (all unless named) are Ready."""
+    def nodes_ready(self) -> bool:
+        """Whether every node is registered and Ready."""
+        return all(node_is_ready(self.objects.get("nodes", name)) for name in self.nodes)
 
-        def ready() -> bool:
-            return all(node_is_ready(self.objects.get("nodes", name)) for name in names or self.nodes)
+    def unready_pods(self) -> list[str]:
+        """Pods that do not run yet; those that never will be Ready by order do not count."""
+        return [
+            pod["metadata"]["name"]
+            for pod in self.objects.list("pods")
+            if not is_ready(pod) and UNREADY not in (pod["metadata"].get("annotations") or {})
+        ]
 
-        wait_for("all nodes Ready", ready, seconds=seconds, so_far=self.problems)
+    def pods_ready(self) -> bool:
+        return not self.unready_pods()
+
+    def wait_for_nodes(self, *, seconds: float = 60.0) -> None:
+        """Wait until all nodes are Ready."""
+        wait_for("all nodes Ready", self.nodes_ready, seconds=seconds, so_far=self.problems)
 
     def wait_for_pods(self, *, seconds: float = 60.0) -> None:
-        """Wait until every pod runs and is Ready (or is on its way out or never will be Ready by order)."""
-
-        def waiting() -> list[str]:
-            return [
-                pod["metadata"]["name"]
-                for pod in self.objects.list("pods")
-                if not is_ready(pod) and "lab/unready" not in (pod["metadata"].get("annotations") or {})
-            ]
+        """Wait until all pods are Ready."""
 
         def so_far() -> object:
             events = [event["message"] for event in self.objects.list("events")]
-            return waiting(), self.problems(), events[-3:]
+            return self.unready_pods(), self.problems(), events[-3:]
 
-        wait_for("all pods Ready", lambda: not waiting(), seconds=seconds, so_far=so_far)
+        wait_for("all pods Ready", self.pods_ready, seconds=seconds, so_far=so_far)
 
     # nodes
 
@@ -198,7 +203,7 @@ class Cluster:
         for node in self.nodes.values():
             node.stop_daemon()
 
-    def external_speaker(self, *arguments: str, binary: str = "gobgpd") -> Speaker:
+    def external_speaker(self, *arguments: str, binary: str = SPEAKER) -> Speaker:
         """A gobgpd on the external router ("peer", 192.168.50.2), not yet started."""
         return Speaker(self.topology.spaces["peer"], log=self.work / "peer-gobgpd.log", binary=binary, arguments=arguments)
 

@@ -15,9 +15,13 @@ from lab.probe import PATIENCE, Reply, Verdict
 from lab.processes import Process, Speaker, router_daemon
 from lab.space import Space, inside
 from lab.topology import UPLINK
+from lab.waiting import SLOWNESS, wait_for
 
 if TYPE_CHECKING:
     from lab.cluster import Cluster
+
+
+HEALTH_PORT = 20244  # the daemon's default
 
 
 class Node:
@@ -63,9 +67,28 @@ class Node:
         """Run the daemon with --cleanup-config to its end; the exit status."""
         return self._make_daemon(["--cleanup-config"], log="cleanup").start().wait(60)
 
-    def run(self, command: str | Sequence[str], *, check: bool = True, timeout: float = 120.0) -> str:
+    def run(self, command: str | Sequence[str], *, text: str = "", check: bool = True, timeout: float = 120.0) -> str:
         """Run a command on the node and hand back what it said; CommandFailed unless it succeeds (or ``check`` is off)."""
-        return self.space.run(shlex.split(command) if isinstance(command, str) else command, check=check, timeout=timeout)
+        words = shlex.split(command) if isinstance(command, str) else command
+        return self.space.run(words, text=text, check=check, timeout=timeout)
+
+    def fetch(self, path: str, *, port: int = HEALTH_PORT) -> tuple[int, str]:
+        """GET a page of the daemon from its own node: status and body; OSError when nobody serves it."""
+        return self.space.call(_fetch, path, port)
+
+    def wait_until_ready(self, *, seconds: float = 60.0) -> None:
+        """Wait until every controller of the daemon has synced; NotYet with its own words and log when it has not."""
+
+        def ready() -> bool:
+            if not self.daemon.alive:
+                raise RuntimeError(f"it ended with {self.daemon.status}")
+            return self.fetch("/readyz")[0] == 200
+
+        def so_far() -> str:
+            said = "".join(self.fetch("/readyz")[1]) if self.daemon.alive else ""
+            return f"{said}\n{self.daemon.output()[-2000:]}"
+
+        wait_for(f"{self.name}: the daemon is ready", ready, seconds=seconds, so_far=so_far)
 
     def file(self, path: str) -> Path:
         """A file of the node, to be read or written from here."""
@@ -101,6 +124,13 @@ class Node:
 
     def plug(self) -> None:
         self._cluster.topology.set_wire(self.name, up=True)
+
+
+def _fetch(path: str, port: int) -> tuple[int, str]:
+    with socket.create_connection(("127.0.0.1", port), timeout=5 * SLOWNESS) as connection:
+        connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
+    return int(head.split()[1]), body.decode()
 
 
 def open_in(space: Space, network: str, ports: Sequence[str], families: Sequence[int]) -> list[socket.socket]:

@@ -118,7 +118,7 @@ class Process:
 class Speaker(Process):
     """A gobgpd with an empty configuration that listens on a socket in the node's own /run."""
 
-    def __init__(self, space: Space, *, log: Path, binary: str = "gobgpd", arguments: Sequence[str] = ()) -> None:
+    def __init__(self, space: Space, *, log: Path, binary: str = "/usr/bin/gobgpd", arguments: Sequence[str] = ()) -> None:
         command = [binary, "--api-hosts", f"unix://{GOBGP_SOCKET}", "--pprof-disable", "--log-plain", *arguments]
         super().__init__("gobgpd", space, command, log=log, environment={"GOMAXPROCS": "1"})
         self.socket = space.root / GOBGP_SOCKET.lstrip("/")

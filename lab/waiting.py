@@ -38,6 +38,14 @@ def wait_for(
         except Exception as error:  # noqa: BLE001  shown below
             problem = repr(error)
         if time.monotonic() >= end:
-            seen = f"; so far: {so_far()}" if so_far else ""
+            seen = f"; so far: {_asked(so_far)}" if so_far else ""
             raise NotYet(f"{what}: not after {seconds * SLOWNESS:g} s{seen} {problem}".rstrip())
         time.sleep(every * SLOWNESS)
+
+
+def _asked(so_far: Callable[[], object]) -> object:
+    """What there is instead; trouble in asking must not hide what was waited for."""
+    try:
+        return so_far()
+    except Exception as error:  # noqa: BLE001  shown
+        return repr(error)
