@@ -472,3 +472,11 @@ def test_counters_of_foreign_rules_survive(target: IptablesTarget) -> None:
     target.apply(creation(STATE))
     target.apply(removal(STATE))
     assert [line for line in foreign_lines(target) if "-o lo" in line] == counted
+
+
+def test_a_table_that_the_kernel_does_not_have_is_refused_and_other_tables_go_on(target: IptablesTarget) -> None:
+    lost = {ChainKey(4, "nosuch", f"KUBE-POD-FW-{n:016d}"): Chain((rule(ACCEPT),)) for n in range(50)}
+    state: State = {**a_chain(POLICY, rule(ACCEPT)), **lost, **a_chain(MASQ, rule(masquerade()), table="nat")}
+    assert set(target.apply(creation(state))) == set(lost)
+    assert target.observe({}) == {key: value for key, value in state.items() if key not in lost}
+    assert target.restores == 1 + 3, "one for all, then one for each table"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kube_router.apply.kernel.iptables_section import Section, is_locked, locate, reason_in, remainder, sections
+from kube_router.apply.kernel.iptables_section import Section, is_hopeless, is_locked, locate, reason_in, remainder, sections
 from kube_router.codec import tables
 from kube_router.model.state import Change
 from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey, SetKey, SetSpec
@@ -62,11 +62,32 @@ def test_a_section_without_anything_to_do_has_no_lines() -> None:
         ("iptables-restore: line 14 failed\n", []),
         ("iptables-nft-restore v1.8.9 (nf_tables): \nline 12: RULE_INSERT failed (Too many links): rule in chain INPUT\n", []),
         ("iptables-restore v1.8.9 (legacy): iptables-restore: unable to initialize table 'filter'\nError occurred at line: 1\n", []),
+        (
+            "Warning: Extension bogus revision 0 not supported, missing kernel module?\niptables-restore: line 14 failed\n",
+            [8],
+        ),
+        ("iptables-restore v1.8.9 (legacy): Kernel module xt_set is not loaded in.\n\n", [4, 5]),
         ("something else", []),
     ],
 )
 def test_a_complaint_is_traced_to_the_lines_it_blames(errors: str, blamed: list[int]) -> None:
     assert locate(errors, LINES) == [LINES[at] for at in blamed]
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        "iptables-restore v1.8.9 (legacy): iptables-restore: unable to initialize table 'filter'\nError occurred at line: 1\n",
+        "iptables-nft-restore v1.8.9 (nf_tables): Could not fetch rule set generation id: Invalid argument\n",
+        "iptables-nft-restore v1.8.9 (nf_tables): Could not fetch rule set generation id: Permission denied (you must be root)\n",
+    ],
+)
+def test_a_table_that_cannot_be_written_at_all_is_given_up_at_once(errors: str) -> None:
+    assert is_hopeless(errors)
+    part = a_section()
+    part.refuse_all(reason_in(errors))
+    assert set(part.refused) == {A, B, C, JUMP}
+    assert part.lines([]) == []
 
 
 def test_refused_lines_leave_the_section_each_in_its_way() -> None:

@@ -32,7 +32,7 @@ _EXISTS: Final = "set with the same name already exists"
 _NO_TYPE: Final = "set type not supported"
 _IN_USE: Final = "in use by a kernel component"
 _UNTIMED: Final = "set was created without timeout support"
-_NO_IPSET: Final = ("Cannot open session to kernel", "Kernel support protocol")
+_NO_IPSET: Final = ("Kernel error received: Invalid argument", "Cannot open session to kernel", "Kernel support protocol")
 _PASSING: Final = ("Resource temporarily unavailable", "Device or resource busy", "Cannot allocate memory", "Interrupted system call")
 
 

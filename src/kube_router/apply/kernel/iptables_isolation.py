@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from kube_router.apply.kernel.commands import Ran
-from kube_router.apply.kernel.iptables_section import Section, locate, reason_in, remainder
+from kube_router.apply.kernel.iptables_section import Section, is_hopeless, locate, reason_in, remainder
 from kube_router.codec import tables
 from kube_router.codec.tables import Line
 from kube_router.model.names import TRIAL_CHAIN
@@ -21,6 +21,7 @@ from kube_router.model.state.netfilter import ChainKey, JumpKey
 
 _ROUNDS: Final = 50  # errors that we follow one by one in a section; a section with more is halved
 _TRIALS: Final = 200  # processes spent on finding refused rules in one chain; what is not cleared by then counts as refused
+_FEEDS: Final = 500  # processes spent on halving a section; what is not written by then is refused
 _SHOWN: Final = 400  # characters of a refused chain in a message
 
 
@@ -45,6 +46,9 @@ def isolate(part: Section, access: Access, failed: Ran | None) -> None:
         ran, failed = failed or access.feed(lines), None
         if ran.well:
             return
+        if is_hopeless(ran.errors):
+            part.refuse_all(reason_in(ran.errors))
+            return
         faults = locate(ran.errors, lines)
         if not faults:
             break
@@ -62,38 +66,46 @@ def _halve(part: Section, access: Access) -> None:
     bare = [key.name for key in part.puts if key.name not in present] + [key.name for key in part.gone]
     access.feed(tables.section(part.table, [Line(tables.declare(name)) for name in bare]))
     pending: list[list[Key]] = [part.left()]
+    feeds = 0
     while pending:
         keys = pending.pop()
         lines = access.render(part.only(keys))
         if not lines:
             continue
+        if feeds >= _FEEDS:
+            part.only(keys).refuse_all("too many others were refused before it")
+            continue
         ran = access.feed(lines)
+        feeds += 1
         if ran.well:
             continue
         if len(keys) > 1:
             middle = len(keys) // 2
             pending += [keys[middle:], keys[:middle]]
         else:
-            _single(part, keys[0], access, reason_in(ran.errors))
+            feeds += _single(part, keys[0], access, reason_in(ran.errors))
 
 
-def _single(part: Section, key: Key, access: Access, reason: str) -> None:
+def _single(part: Section, key: Key, access: Access, reason: str) -> int:
+    """Write what may be kept of one refused chain; returns the processes that it took."""
     if not isinstance(key, ChainKey) or key not in part.puts:
         part.refused.setdefault(key, reason)
-        return
+        return 0
     rules = part.puts[key]
-    bad = _bad_rules(part.table, rules, access)
+    bad, trials = _bad_rules(part.table, rules, access)
     blamed = [rules[number] for number in bad] or list(rules)
     part.refused.setdefault(key, f"{reason}: {'; '.join(blamed)}"[:_SHOWN])
     kept = remainder(rules, bad or range(len(rules)))
     for content in (kept, ()):
         lines = [Line(tables.declare(key.name)), *(Line(tables.append(key.name, rule)) for rule in content)]
         if access.feed(tables.section(part.table, lines)).well:
-            return
+            break
+    return trials
 
 
-def _bad_rules(table: str, rules: Sequence[str], access: Access) -> list[int]:
-    """Numbers of the rules that the kernel refuses wherever they stand; none when it is their place that it refuses."""
+def _bad_rules(table: str, rules: Sequence[str], access: Access) -> tuple[list[int], int]:
+    """Numbers of the rules that the kernel refuses wherever they stand (none when it is their place that it refuses), and how
+    many trials that took."""
     bad: list[int] = []
     pending = [list(range(len(rules)))]
     trials = 0
@@ -109,4 +121,4 @@ def _bad_rules(table: str, rules: Sequence[str], access: Access) -> list[int]:
             middle = len(numbers) // 2
             pending += [numbers[middle:], numbers[:middle]]
     access.feed(tables.section(table, [Line(tables.declare(TRIAL_CHAIN)), Line(tables.remove(TRIAL_CHAIN))]))
-    return sorted(bad)
+    return sorted(bad), trials

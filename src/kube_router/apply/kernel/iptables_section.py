@@ -26,6 +26,8 @@ _LINE_NUMBERS: Final = (
 _CULPRITS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"Set (\S+) doesn't exist"), "--match-set {} "),
     (re.compile(r"Couldn't load match `([^']+)'"), "-m {} "),
+    (re.compile(r"Extension (\S+) revision \d+ not supported"), "-m {} |-j {} "),  # a warning, before the error that follows from it
+    (re.compile(r"Kernel module xt_(set) is not loaded in"), "-m {} "),
     (re.compile(r"(?:Couldn't load target `|Chain '|goto ')([^']+)'"), "-j {} |-g {} "),
 )
 _COMMENT: Final = re.compile(r'-m comment --comment (?:"(?:\\.|[^"\\])*"|\S+) ?')
@@ -33,6 +35,7 @@ _NOISE: Final = re.compile(
     r"^(?:ip6?tables\S* v\S+ \(\w+\): *|ip6?tables\S*: line \d+ failed[:.]? *|Try `.*|Error occurred at line: \d+)", re.MULTILINE
 )
 _LOOP: Final = "Too many links"
+_HOPELESS: Final = ("unable to initialize table", "Could not fetch rule set generation id", "you must be root", "table name '")
 _LOCKED: Final = ("xtables lock", "Resource temporarily unavailable")
 
 
@@ -71,6 +74,12 @@ class Section(msgspec.Struct):
         """All keys that are still to be dealt with."""
         return [*self.puts, *self.gone, *self.jumps]
 
+    def refuse_all(self, reason: str) -> None:
+        """Give up on all that is left."""
+        for key in self.left():
+            self.refused.setdefault(key, reason)
+        self.puts, self.gone, self.jumps = {}, [], {}
+
     def refuse(self, faults: Sequence[Line], reason: str) -> None:
         """Leave out what these lines are about, and keep what may be kept."""
         rules: dict[ChainKey, set[int]] = {}
@@ -91,6 +100,11 @@ class Section(msgspec.Struct):
         for chain, numbers in rules.items():
             if chain in self.puts:
                 self.puts[chain] = remainder(self.puts[chain], numbers)
+
+
+def is_hopeless(errors: str) -> bool:
+    """Whether the table as a whole cannot be written, whatever is in it."""
+    return any(sign in errors for sign in _HOPELESS)
 
 
 def sections(changes: Iterable[Change]) -> dict[Family, dict[str, Section]]:
