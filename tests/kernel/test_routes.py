@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -149,6 +150,14 @@ def test_links_and_sources_that_nobody_wants_are_told(target: RouteTarget) -> No
     found = target.observe({})
     assert found[RouteKey(PREFIX[4])] == Route(GATEWAYS[4][:1], link="up0")
     assert found[RouteKey("fd00:68::/64")] == Route(link="up0", source=NODE[6])
+
+
+@pytest.mark.parametrize("wish", [{"link": "up1"}, {"source": "192.168.50.50"}, {"gateways": ("192.168.50.52",)}], ids=str)
+def test_a_route_that_misses_what_is_wanted_of_it_is_told_as_it_is(target: RouteTarget, wish: dict[str, Any]) -> None:
+    key = RouteKey(PREFIX[4])
+    target.apply(creation({key: via(4)}))
+    wanted = Route(**{"gateways": GATEWAYS[4][:1]} | wish)
+    assert target.observe({key: wanted}) == {key: Route(GATEWAYS[4][:1], link="up0")}
 
 
 def test_applying_twice_changes_nothing(target: RouteTarget) -> None:

@@ -61,7 +61,7 @@ class RouteTarget:
     def apply(self, changes: Sequence[Change]) -> Mapping[Key, str]:
         """Make, replace, delete, in order; refusals name the route that stands in the way or what the kernel said."""
         with self._lock:
-            ours = self._still_ours([_of(change) for change in changes if change.before and change.after])
+            ours = self._still_ours(_of(change) for change in changes if change.before and change.after)
             faults = self._send((change, _of(change) in ours) for change in changes)
             refused = {change.key: _reason(change, fault) for change, fault in faults if fault.number != errno.EEXIST}
             refused |= self._adopt([change for change, fault in faults if fault.number == errno.EEXIST])
@@ -102,24 +102,23 @@ class RouteTarget:
                 failed.append((sent[n], fault))
         return failed
 
-    def _still_ours(self, keys: Sequence[RouteKey]) -> set[RouteKey]:
-        """Those under which a route of ours stands now. Each is asked for alone; all of a family are read only where that is not enough."""
+    def _still_ours(self, keys: Iterable[RouteKey]) -> set[RouteKey]:
+        """Those that a route of ours is found under at once. Of the others some may be ours too (a longer prefix or a lower metric comes
+        first for the same address): they are then made as if they were new, and what they collide with is looked at."""
         ours: set[RouteKey] = set()
-        unclear: set[RouteKey] = set()
         for key in keys:
             try:
                 found = codec.parse_route(self._socket.ask(codec.look_up(key.prefix)))
             except OSError:
-                found = None
-            if found is None or _key(found) != key:
-                unclear.add(key)  # a longer prefix, a lower metric or another table comes first for its first address
-            elif found.protocol == ROUTE_PROTOCOL:
+                continue
+            if found is not None and found.protocol == ROUTE_PROTOCOL and _key(found) == key:
                 ours.add(key)
-        return ours | (unclear & self._ours({family_of(key.prefix) for key in unclear}).keys())
+        return ours
 
     def _ours(self, families: Iterable[Family]) -> dict[RouteKey, Route]:
         found = (route for family in families for table in TABLES for route in self._dump(family, table, ROUTE_PROTOCOL))
         links = _Links()
+        # Looked at again: a kernel that does not filter would have us take others' routes for ours.
         return {_key(route): _route(route, links) for route in found if route.protocol == ROUTE_PROTOCOL}
 
     def _standing(self, changes: Iterable[Change]) -> dict[RouteKey, codec.Found]:
