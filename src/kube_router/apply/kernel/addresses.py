@@ -5,8 +5,8 @@
 Without the source a process of the host would talk to a VIP from the VIP itself, and no other node could answer it.
 
 - IPv4: our route takes the place of the one that the kernel makes for the address.
-- IPv6: the kernel's own route (metric 0) goes before ours is made. The order makes it safe to repeat: whichever of the two
-  exist, afterwards ours is the only one.
+- IPv6: our route stands behind the kernel's own (metric 0), which has to go. The kernel makes it some milliseconds after the
+  address, from a work queue; so we wait for it to come before we remove it.
 - On removal the address goes first, then the route, which the kernel does not count as belonging to it.
 
 It refuses to make the link (links.py), and to touch link-local addresses, which are the kernel's.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from socket import if_nametoindex
 from typing import Final
@@ -29,6 +30,8 @@ from kube_router.model.names import DUMMY
 from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.links import Address, AddressKey
 
+_ROUTE_PATIENCE: Final = 10.0  # seconds until we give up waiting for the kernel's own routes
+_ROUTE_PAUSE: Final = 0.002
 _NO_ADDRESS: Final = "none"  # scope of an address that is not there although its route is
 _HOST_LENGTH: Final[dict[Family, int]] = {4: 32, 6: 128}
 _LINK_LOCAL: Final = ("fe8", "fe9", "fea", "feb")  # fe80::/10
@@ -89,19 +92,44 @@ class AddressTarget:
                 if any(change.after is not None for change in changes):
                     raise Stale(f"link {self._name} is missing")
                 return {}
-            rejected = self._send([(change, step) for change in changes for step in _steps(change, link)])
+            rejected, present = self._send([(change, step) for change in changes for step in _steps(change, link)])
             undone = [Change(change.key, None, None) for change in changes if change.key in rejected and change.after is not None]
             self._send([(change, step) for change in undone for step in _steps(change, link)])
+            self._leave_only_ours([change for change in changes if change.key not in rejected], link, present=present)
             return rejected
 
-    def _send(self, steps: Sequence[tuple[Change, _Step]]) -> dict[Key, str]:
+    def _send(self, steps: Sequence[tuple[Change, _Step]]) -> tuple[dict[Key, str], set[Key]]:
+        """What was refused, and the addresses that were there already."""
         faults = self._socket.send([message for _, (message, _) in steps])
         rejected: dict[Key, str] = {}
+        present: set[Key] = set()
         for n, fault in sorted(faults.items()):
             change, (message, settled) = steps[n]
             if fault.number not in settled:
                 rejected.setdefault(change.key, _reason(change, message, fault))
-        return rejected
+            elif settled is _THERE:
+                present.add(change.key)
+        return rejected, present
+
+    def _leave_only_ours(self, changes: Sequence[Change], link: int, *, present: set[Key]) -> None:
+        """Remove the kernel's own routes of IPv6 addresses that got one of ours; of new addresses wait for them to appear."""
+        sourced = {
+            change.key.prefix.partition("/")[0]: change.key not in present
+            for change in changes
+            if isinstance(change.key, AddressKey) and family_of(change.key.prefix) == 6 and change.after is not None and change.after.source
+        }
+        until = time.monotonic() + _ROUTE_PATIENCE
+        while sourced:
+            routes = (codec.parse_local_route(reply, link=link) for reply in self._dump(codec.dump_local_routes(6, link=link)))
+            own = [r.address for r in routes if r is not None and r.metric == codec.KERNEL_METRIC and r.address in sourced]
+            faults = self._socket.send([codec.delete_route(address, 6, link=link) for address in own])
+            if any(fault.number not in _ABSENT for fault in faults.values()):
+                raise Stale(f"the kernel's own routes of {self._name} cannot be removed: {next(iter(faults.values()))}")
+            sourced = {address: is_new for address, is_new in sourced.items() if is_new and address not in own}
+            if sourced and time.monotonic() > until:
+                raise Stale(f"the kernel made no route for {len(sourced)} addresses of {self._name}")
+            if sourced:
+                time.sleep(_ROUTE_PAUSE)
 
     def _index(self) -> int:
         try:
@@ -141,8 +169,6 @@ def _steps(change: Change, link: int) -> Iterator[_Step]:
     assert isinstance(after, Address)
     yield codec.new_address(address, family, link=link, scope=after.scope), _THERE
     if after.source:
-        if family == 6:
-            yield codec.delete_route(address, family, link=link), _ABSENT
         yield codec.new_route(address, family, link=link, source=after.source), frozenset()
 
 

@@ -47,16 +47,16 @@ _DESTINATION: Final = _Commands(ipvs.NEW_DEST, ipvs.SET_DEST, ipvs.DEL_DEST)
 class IpvsTarget:
     """`adopted` is asked once, at the first look: it returns the test for services that an earlier run left behind.
 
-    Opening it loads the kernel module where it is missing and `load` says so; raises Rejected where IPVS cannot be had.
+    Opening it loads the kernel module where it is missing; raises Rejected where IPVS cannot be had.
     `flows` ends UDP flows; without it that is left to the kernel.
     """
 
     kinds: tuple[type[Key], ...] = (VirtualServerKey, DestinationKey)
 
-    def __init__(self, *, adopted: Callable[[], Owned], flows: Flows | None, load: bool = True) -> None:
+    def __init__(self, *, adopted: Callable[[], Owned], flows: Flows | None) -> None:
         self._lock = threading.Lock()
         self._socket = NetlinkSocket(GENERIC)
-        self._packer = ipvs.Packer(_family(self._socket, load=load))
+        self._packer = ipvs.Packer(_family(self._socket))
         self._flows = flows
         self._adopt = adopted
         self._adopted: Owned | None = None
@@ -153,18 +153,16 @@ class IpvsTarget:
         return {}
 
 
-def _family(socket: NetlinkSocket, *, load: bool) -> int:
+def _family(socket: NetlinkSocket) -> int:
     family = socket.generic_family(ipvs.GENL_NAME)
     if family:
         return family
-    trouble = ""
-    if load:
-        try:
-            done = subprocess.run(["modprobe", _MODULE], capture_output=True, text=True, timeout=30, check=False)
-            trouble = f" (modprobe: {done.stderr.strip() or 'no error'})"
-        except (OSError, subprocess.TimeoutExpired) as fault:
-            trouble = f" (modprobe could not be run: {fault})"
-        family = socket.generic_family(ipvs.GENL_NAME)
+    try:
+        done = subprocess.run(["modprobe", _MODULE], capture_output=True, text=True, timeout=30, check=False)
+        trouble = f" (modprobe: {done.stderr.strip() or 'no error'})"
+    except (OSError, subprocess.TimeoutExpired) as fault:
+        trouble = f" (modprobe could not be run: {fault})"
+    family = socket.generic_family(ipvs.GENL_NAME)
     if not family:
         raise Rejected(f"the kernel has no IPVS: module {_MODULE} is not loaded{trouble}")
     return family
