@@ -19,7 +19,7 @@ from lab.walkthrough import STEPS, Step, with_what_they_need
 from lab.walkthrough.stage import Broken, Stage
 
 TICK, CROSS = "✓", "✗"
-MOST_LINES = 40  # of one command's output
+MOST_LINES = 50  # of one command's output
 
 
 class Printer:
@@ -46,7 +46,6 @@ class Printer:
             self._print(f"    {line}")
         if len(lines) > MOST_LINES:
             self._print(f"    ... and {len(lines) - MOST_LINES} lines more")
-        self._print("")
 
     def held(self, promise: str, *, seconds: float) -> None:
         self.ticks += 1

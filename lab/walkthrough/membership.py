@@ -157,7 +157,8 @@ def restart_speaker(stage: Stage) -> None:
         )
         said = spoken()
     capture.save(node1.file("/run/bgp.pcap"))
-    stage.show("node1", f"tcpdump -Z root -nn -v -r /run/bgp.pcap src host {node3.address} 2>/dev/null | tail -n 60")
+    said_something = f"src host {node3.address} and tcp[tcpflags] & tcp-push != 0"
+    stage.show("node1", f"tcpdump -Z root -Knn -v -r /run/bgp.pcap '{said_something}' 2>/dev/null | head -n 50")
     _hold_open(stage, said, node3.address)
     _hold_table(stage, said, node3.address, ranges[0])
     ranges_routed(stage, node1, node3, seconds=10)
