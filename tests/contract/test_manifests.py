@@ -1,0 +1,272 @@
+"""What is deployed agrees with the API's schemas, and with the program: flags, ports, paths, rights, packages, scripts."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from kube_router.codec import cni
+from kube_router.config.flag_table import BY_NAME
+from kube_router.config.options import Options, defaults
+from kube_router.config.validate import parse
+from kube_router.model.objects import Kind
+from kube_router.model.state.links import CniConfig
+from kube_router.serve import endpoints
+from kube_router.watch.sources import sources
+from lab import setup
+
+REPOSITORY: Final = Path(__file__).resolve().parent.parent.parent
+MANIFESTS: Final = sorted((REPOSITORY / "deploy").glob("*.yaml"))
+DAEMONSET: Final = REPOSITORY / "deploy" / "daemonset.yaml"
+API_VERSIONS: Final = ("1.29", "1.34", "1.37")  # oldest and newest that we say we run on, and one between
+LISTED: Final = (Kind.NODE, Kind.POD, Kind.NAMESPACE, Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.NETWORK_POLICY)
+
+
+def objects(manifest: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(manifest.read_text()) if document]
+
+
+def one(kind: str) -> dict[str, Any]:
+    found = [item for item in objects(DAEMONSET) if item["kind"] == kind]
+    assert len(found) == 1, f"{len(found)} objects of kind {kind}"
+    return found[0]
+
+
+def pod() -> dict[str, Any]:
+    spec: dict[str, Any] = one("DaemonSet")["spec"]["template"]["spec"]
+    return spec
+
+
+def containers() -> dict[str, dict[str, Any]]:
+    return {item["name"]: item for item in (*pod()["initContainers"], *pod()["containers"])}
+
+
+def environment(container: dict[str, Any]) -> dict[str, str]:
+    """Variables as the container would see them, those from the API with a made-up value."""
+    values = {"NODE_NAME": "node1", "POD_NAME": "kube-router-abcde", "POD_NAMESPACE": "kube-system"}
+    found = {}
+    for variable in container["env"]:
+        reference = variable.get("valueFrom", {}).get("configMapKeyRef")
+        value = one("ConfigMap")["data"][reference["key"]] if reference else values.get(variable["name"], "")
+        found[variable["name"]] = variable.get("value", value)
+    return found
+
+
+def arguments(container: dict[str, Any]) -> list[str]:
+    """Arguments as the container would get them: kubelet puts in $(VARIABLES)."""
+    known = environment(container)
+    return [re.sub(r"\$\((\w+)\)", lambda match: known[match[1]], argument) for argument in container["args"]]
+
+
+def options() -> Options:
+    daemon = containers()["kube-router"]
+    parsed = parse(arguments(daemon), environment(daemon), lambda path: "")
+    assert isinstance(parsed, Options), f"the program refuses the manifest's arguments: {parsed}"
+    return parsed
+
+
+@pytest.mark.parametrize("version", API_VERSIONS)
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: str(path.name))
+def test_every_object_is_valid_to_the_api_server(manifest: Path, version: str) -> None:
+    found = objects(manifest)
+    assert found
+    for item in found:
+        kubernetes_validate.validate(item, version, strict=True)
+
+
+def test_a_wrong_field_would_be_noticed() -> None:
+    broken = one("DaemonSet") | {"spec": one("DaemonSet")["spec"] | {"updateStrategie": {}}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, API_VERSIONS[0], strict=True)
+
+
+def test_the_program_takes_the_manifests_arguments() -> None:
+    given = options()
+    assert (given.run_router, given.run_firewall, given.run_service_proxy) == (True, True, True)
+    assert {argument.removeprefix("--").split("=")[0] for argument in containers()["kube-router"]["args"]} <= set(BY_NAME)
+
+
+def test_daemon_and_speaker_meet_at_one_socket_in_a_shared_folder() -> None:
+    listens = containers()["gobgpd"]["args"][containers()["gobgpd"]["args"].index("--api-hosts") + 1].split(",")
+    assert options().gobgp_api in listens
+    folder = str(Path(options().gobgp_api.removeprefix("unix://")).parent)
+    mounts = [mount for name in ("kube-router", "gobgpd") for mount in containers()[name]["volumeMounts"]]
+    mounted = [mount["name"] for mount in mounts if mount["mountPath"] == folder]
+    assert len(mounted) == 2
+    assert len(set(mounted)) == 1
+
+
+def test_the_gobgp_command_finds_the_speaker_where_the_flags_default_says() -> None:
+    default = defaults()
+    listens = containers()["gobgpd"]["args"][1].split(",")
+    assert f"{default.gobgp_admin_address}:{default.gobgp_admin_port}" in listens
+
+
+@pytest.mark.parametrize(("probe", "path"), [("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")])
+def test_probes_ask_what_the_program_serves(probe: str, path: str) -> None:
+    asked = containers()["kube-router"][probe]["httpGet"]
+    assert asked == {"path": path, "port": options().health_port}
+    assert f'"{path}"' in Path(endpoints.__file__).read_text()
+
+
+def test_a_slow_node_is_not_taken_for_a_dead_one() -> None:
+    liveness = containers()["kube-router"]["livenessProbe"]
+    startup = containers()["kube-router"]["startupProbe"]
+    assert liveness["periodSeconds"] * liveness["failureThreshold"] >= 60
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= options().cache_sync_timeout
+
+
+def granted() -> set[tuple[str, str, str]]:
+    """(group, resource, verb) of the ClusterRole."""
+    rules = one("ClusterRole")["rules"]
+    return {(group, res, verb) for rule in rules for group in rule["apiGroups"] for res in rule["resources"] for verb in rule["verbs"]}
+
+
+def used() -> Iterator[tuple[str, str, str]]:
+    """(group, resource, verb) that the program uses: what it lists and watches, and Events."""
+    for kind in LISTED:
+        for source in sources(kind):
+            parts = source.path.strip("/").split("/")
+            group = "" if parts[0] == "api" else parts[1]
+            yield from ((group, parts[-1], verb) for verb in ("list", "watch"))
+    yield from (("", "events", verb) for verb in ("create", "patch"))
+
+
+def test_rights_are_exactly_those_that_the_program_uses() -> None:
+    assert granted() == set(used())
+
+
+def test_rights_are_bound_to_the_account_that_the_pod_runs_under() -> None:
+    account, binding = one("ServiceAccount")["metadata"], one("ClusterRoleBinding")
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}]
+    assert binding["roleRef"]["name"] == one("ClusterRole")["metadata"]["name"]
+    assert pod()["serviceAccountName"] == account["name"]
+
+
+def test_one_image_is_pinned_to_this_version() -> None:
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    images = {(item["image"].rsplit(":", 1)[1], item["imagePullPolicy"]) for item in containers().values()}
+    assert images == {(version, "IfNotPresent")}
+    assert len({item["image"] for item in containers().values()}) == 1
+
+
+def test_only_the_daemon_is_privileged_and_no_root_is_writable() -> None:
+    contexts = {name: item["securityContext"] for name, item in containers().items()}
+    assert [name for name, context in contexts.items() if context.get("privileged")] == ["kube-router"]
+    assert all(context["readOnlyRootFilesystem"] for context in contexts.values())
+    others = [context for name, context in contexts.items() if name != "kube-router"]
+    assert all(context["capabilities"]["drop"] == ["ALL"] and context["allowPrivilegeEscalation"] is False for context in others)
+
+
+def test_every_mounted_volume_exists_and_every_volume_is_mounted() -> None:
+    mounted = {mount["name"] for item in containers().values() for mount in item["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod()["volumes"]}
+
+
+def test_the_first_cni_configuration_becomes_the_one_that_the_daemon_would_write() -> None:
+    template = one("ConfigMap")["data"]["cni-conf.json"]
+    wish = CniConfig(("10.1.0.0/24", "fd00:1::/64"), 1480, "kube-bridge")
+    assert json.loads(cni.edited(template, wish)) == json.loads(cni.fresh(wish, as_list=True))
+
+
+def test_the_image_and_the_set_up_read_the_same_list_of_packages() -> None:
+    script = REPOSITORY / "deploy" / "packages-of"
+    for section in ("runtime", "image", "build", "lab"):
+        said = subprocess.run([script, section, setup.PACKAGES], capture_output=True, text=True, check=True).stdout.split()
+        assert said == setup.packages(section) != []
+    assert set(re.findall(r"packages-of (\w+)", (REPOSITORY / "Dockerfile").read_text())) == {"runtime", "image", "build"}
+
+
+def test_the_lock_fixes_every_dependency_once() -> None:
+    lines = setup.LOCK.read_text().splitlines()
+    locked = [re.fullmatch(r"([A-Za-z0-9._-]+)==\S+", line) for line in lines]
+    assert all(locked), [line for line, match in zip(lines, locked, strict=True) if not match]
+    names = [_canonical(match[1]) for match in locked if match]
+    assert len(set(names)) == len(names)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert {_canonical(re.split(r"[^A-Za-z0-9._-]", line)[0]) for line in wanted} <= set(names)
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+# -- the scripts of the image ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    """A node's folders, and a folder of plugins as the image has it."""
+    (tmp_path / "image").mkdir()
+    for plugin in ("bridge", "host-local", "loopback", "portmap"):
+        (tmp_path / "image" / plugin).write_text(f"{plugin} of the image")
+    (tmp_path / "template").write_text("of the ConfigMap")
+    return tmp_path
+
+
+def install(node: Path) -> None:
+    script = REPOSITORY / "deploy" / "install-cni"
+    paths = [node / "template", node / "net.d" / "10-kuberouter.conflist", node / "bin"]
+    subprocess.run([script, *paths], env={"PATH": "/usr/bin:/bin", "CNI_PLUGINS": str(node / "image")}, check=True, capture_output=True)
+
+
+def test_an_empty_node_gets_plugins_and_a_first_configuration(node: Path) -> None:
+    install(node)
+    assert (node / "net.d" / "10-kuberouter.conflist").read_text() == "of the ConfigMap"
+    assert sorted(path.name for path in (node / "bin").iterdir()) == ["bridge", "host-local", "loopback", "portmap"]
+    assert all(path.stat().st_mode & 0o777 == 0o755 for path in (node / "bin").iterdir())
+
+
+def test_what_a_node_has_already_stays_as_it_is(node: Path) -> None:
+    (node / "bin").mkdir()
+    (node / "net.d").mkdir()
+    (node / "bin" / "bridge").write_text("of the node")
+    (node / "bin" / "bridge").chmod(0o755)
+    (node / "net.d" / "10-kuberouter.conflist").write_text("with the node's ranges")
+    install(node)
+    assert (node / "bin" / "bridge").read_text() == "of the node"
+    assert (node / "bin" / "portmap").read_text() == "portmap of the image"
+    assert (node / "net.d" / "10-kuberouter.conflist").read_text() == "with the node's ranges"
+
+
+SPEAKER: Final = """\
+#!/bin/sh
+trap 'echo told to end >>"$1"' TERM
+echo started >>"$1"
+while :; do sleep 0.05; done
+"""
+
+
+def test_the_speaker_is_ended_without_a_word_to_its_peers(tmp_path: Path) -> None:
+    fake, said = tmp_path / "gobgpd", tmp_path / "said"
+    fake.write_text(SPEAKER)
+    fake.chmod(0o755)
+    said.touch()
+    sidecar = subprocess.Popen([REPOSITORY / "deploy" / "gobgpd-sidecar", str(said)], env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    until = time.monotonic() + 30
+    while said.read_text() != "started\n":
+        assert sidecar.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    sidecar.terminate()
+    assert sidecar.wait(10) == 0
+    assert said.read_text() == "started\n"
+
+
+def test_a_speaker_that_ends_by_itself_ends_its_container(tmp_path: Path) -> None:
+    fake = tmp_path / "gobgpd"
+    fake.write_text("#!/bin/sh\nexit 3\n")
+    fake.chmod(0o755)
+    done = subprocess.run([REPOSITORY / "deploy" / "gobgpd-sidecar"], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
+    assert done.returncode == 3
