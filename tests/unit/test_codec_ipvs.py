@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kube_router.codec import ipvs
-from kube_router.codec.netlink import DUMP, REQUEST, Message, Reply, attributes
+from kube_router.codec.netlink import DUMP, REQUEST, Message, Reply, attribute, attributes
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
 from tests.conftest import Golden
 
@@ -64,6 +64,32 @@ def test_a_service_is_read_as_it_was_packed(service):
 def test_a_destination_is_read_as_it_was_packed(server, address, port, weight, forward):
     key, value = DestinationKey(server, address, port), Destination(weight, forward)
     assert ipvs.parse_destination(reply(PACKER.destination(ipvs.NEW_DEST, key, value)), server) == (key, value)
+
+
+def dumped(key: DestinationKey, value: Destination, *, shuffled: bool) -> Reply:
+    """A destination as kernels dump it (attributes in their order, then counters), or in another order."""
+    packed = {4: ipaddress.IPv4Address, 6: ipaddress.IPv6Address}[6 if ":" in key.address else 4](key.address).packed
+    family = socket.AF_INET6 if ":" in key.address else socket.AF_INET
+    parts = [
+        attribute(1, packed.ljust(16, b"\0")),
+        attribute(2, key.port.to_bytes(2, "big")),
+        attribute(3, struct.pack("=I", value.forward)),
+        attribute(4, struct.pack("=I", value.weight)),
+        attribute(15, b"\0"),
+        *(attribute(kind, struct.pack("=I", 7)) for kind in (5, 6, 7, 8, 9)),
+        attribute(11, struct.pack("=H", family)),
+        attribute(10, attribute(1, struct.pack("=I", 12345))),
+    ]
+    nested = b"".join(reversed(parts) if shuffled else parts)
+    return Reply(0x25, 2, 1, memoryview(bytes([ipvs.NEW_DEST, 1, 0, 0]) + attribute(2, nested)))
+
+
+@given(servers, st.one_of(addresses4, addresses6), port_numbers, st.integers(0, 65535), st.sampled_from([0, 2]), st.booleans())
+def test_a_destination_is_read_as_kernels_dump_it_and_in_any_other_order(server, address, port, weight, forward, shuffled):
+    if forward == 0 and server.family != (6 if ":" in address else 4):
+        forward = 2  # the kernel takes the other family for tunnels only
+    key, value = DestinationKey(server, address, port), Destination(weight, forward)
+    assert ipvs.parse_destination(dumped(key, value, shuffled=shuffled), server) == (key, value)
 
 
 @given(servers, st.one_of(addresses4, addresses6), port_numbers)
