@@ -86,7 +86,7 @@ class Node:
 
         def so_far() -> str:
             said = "".join(self.fetch("/readyz")[1]) if self.daemon.alive else ""
-            return f"{said}\n{self.daemon.output()[-2000:]}"
+            return f"{said}\n{self.daemon.said()[-2000:]}"
 
         wait_for(f"{self.name}: the daemon is ready", ready, seconds=seconds, so_far=so_far)
 

@@ -27,6 +27,7 @@ class Process:
         self.log = log
         self._environment = dict(environment or {})
         self._running: subprocess.Popen[str] | None = None
+        self._start_of_run = 0
 
     @property
     def pid(self) -> int:
@@ -51,6 +52,7 @@ class Process:
         with self.log.open("a") as output:
             output.write(f"--- {' '.join([*self.command, *more])}\n")
             output.flush()
+            self._start_of_run = output.tell()
             self._running = self.space.popen(
                 [*self.command, *more],
                 stdin=subprocess.DEVNULL,
@@ -92,16 +94,20 @@ class Process:
         self.signal(signal.SIGCONT)
 
     def output(self) -> str:
-        """Everything it has said."""
+        """Everything that it has said, in all its runs, each under a line with its command."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def said(self) -> str:
+        """What it has said since it was last started."""
+        return self.log.read_bytes()[self._start_of_run :].decode(errors="replace") if self.log.exists() else ""
 
     def wait_for_output(self, text: str, *, seconds: float = 30.0) -> None:
         """Wait until it has said ``text``; NotYet with the end of its log when it does not, or has died."""
         wait_for(
             f"{self.space.name}: {self.name} says {text!r}",
-            lambda: text in self.output(),
+            lambda: text in self.said(),
             seconds=seconds,
-            so_far=lambda: f"{'alive' if self.alive else f'ended with {self.status}'}\n{self.output()[-2000:]}",
+            so_far=lambda: f"{'alive' if self.alive else f'ended with {self.status}'}\n{self.said()[-2000:]}",
         )
 
     def processor_seconds(self) -> float:

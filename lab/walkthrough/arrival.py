@@ -99,7 +99,7 @@ def links(stage: Stage) -> None:
         "the addresses of the Services are there",
         lambda: wanted <= addresses(node1, "kube-dummy-if"),
         seconds=30,
-        seen=lambda: (addresses(node1, "kube-dummy-if"), node1.daemon.output()[-2000:]),
+        seen=lambda: (addresses(node1, "kube-dummy-if"), node1.daemon.said()[-2000:]),
     )
     stage.show("node1", "ip -br link show up")
     stage.show("node1", "ip address show dev kube-dummy-if")

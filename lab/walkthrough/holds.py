@@ -16,7 +16,7 @@ def routed(stage: Stage, on: Node, prefix: str, gateway: str, *, seconds: float)
         f"{on.name} routes {prefix} via {gateway}",
         lambda: f"via {gateway} " in route_to(on, prefix) + " ",
         seconds=seconds,
-        seen=lambda: (routes(on, 6 if ":" in prefix else 4), on.daemon.output()[-2000:]),
+        seen=lambda: (routes(on, 6 if ":" in prefix else 4), on.daemon.said()[-2000:]),
     )
 
 

@@ -153,7 +153,7 @@ def restart_speaker(stage: Stage) -> None:
             "node3's speaker is programmed again, opens a session to node1 and ends its first table",
             spoken,
             seconds=60,
-            seen=lambda: (len(capture.packets), node3.daemon.output()[-2000:]),
+            seen=lambda: (len(capture.packets), node3.daemon.said()[-2000:]),
         )
         said = spoken()
     capture.save(node1.file("/run/bgp.pcap"))
