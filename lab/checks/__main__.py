@@ -23,7 +23,11 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
-FAST = ("tests/unit", "tests/golden", "tests/laws", "tests/walk", "tests/scenario")
+# Two sessions of about the same length, for the two processors that every machine has.
+FAST = {
+    "laws and walks": ("tests/laws", "tests/walk"),
+    "units and scenarios": ("tests/unit", "tests/golden", "tests/scenario"),
+}
 REAL = ("tests/contract", "tests/kernel", "tests/lab")
 
 STYLE: dict[str, list[str]] = {
@@ -88,8 +92,9 @@ def tell(result: Result, *, quiet: bool = True) -> Result:
 def check() -> list[Result]:
     """The style checks and the fast tests side by side; a line for each as it ends."""
     print("make check: style checks and fast tests, side by side", flush=True)
-    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
-        futures = [pool.submit(tests, "fast tests", FAST, quiet=True), *(pool.submit(style, name) for name in STYLE)]
+    with concurrent.futures.ThreadPoolExecutor(max_workers=3) as pool:
+        futures = [pool.submit(tests, name, folders, quiet=True) for name, folders in FAST.items()]
+        futures += [pool.submit(style, name) for name in STYLE]
         return [tell(future.result()) for future in concurrent.futures.as_completed(futures)]
 
 
@@ -124,7 +129,7 @@ def main() -> int:
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     begin = time.monotonic()
     if options.expression:
-        every = tests("matching tests", (*FAST, *REAL), "-k", options.expression, quiet=False)
+        every = tests("matching tests", ("tests",), "-k", options.expression, quiet=False)
         results = [tell(every, quiet=False)]
     else:
         results = check()
