@@ -22,6 +22,7 @@ from kube_router.apply.kernel.iptables import IptablesTarget
 from kube_router.apply.kernel.iptables_tools import installed
 from kube_router.cache.cache import Cache
 from kube_router.config.options import defaults
+from kube_router.control.controller import Target
 from kube_router.control.cycle import Cycle
 from kube_router.control.netpol import NetpolController
 from kube_router.model.objects import (
@@ -90,7 +91,7 @@ class Node:
         self.cache = Cache()
         self.sets, self.rules = SetTarget(Commands()), IptablesTarget(installed(Commands())["nft"])
         controller = NetpolController(defaults(node_name=HERE, enable_ipv6=True, run_service_proxy=False))
-        targets = [self.sets, self.rules]
+        targets: list[Target] = [self.sets, self.rules]
         feed = self.cache.feed(controller.reads)
         self.cycle = Cycle(controller, feed=feed, view=self.cache.view, targets=targets, report=Quiet())
         self.cache.replace(Kind.NAMESPACE, [Namespace(Name("", f"ns-{n}"), {"team": f"t{n}"}) for n in range(NAMESPACES)])
