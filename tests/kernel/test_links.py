@@ -6,6 +6,7 @@ import json
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -209,17 +210,13 @@ def test_what_the_kernel_refuses_is_named_and_the_others_go_on(target: LinkTarge
 
 
 def test_a_link_that_vanishes_meanwhile_is_made_on_the_next_try(target: LinkTarget) -> None:
-    done = threading.Event()
-
-    def remove() -> None:
-        while not done.is_set():
-            subprocess.run(["ip", "link", "del", "kube-bridge"], check=False, capture_output=True)
-
-    remover = threading.Thread(target=remove)
-    remover.start()
+    # One process that does nothing but remove it, so that it goes between any two messages of ours.
+    remover = subprocess.Popen(["ip", "-force", "-batch", "-"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    feeder = threading.Thread(target=_feed, args=(remover, b"link del kube-bridge\n" * 100))
+    feeder.start()
     outcomes: list[str] = []
     try:
-        for _ in range(30):
+        for _ in range(60):
             try:
                 assert target.apply([Change(BRIDGE, None, WISH)]) == {}
                 target.observe({BRIDGE: WISH})
@@ -227,11 +224,21 @@ def test_a_link_that_vanishes_meanwhile_is_made_on_the_next_try(target: LinkTarg
             except TargetError as fault:
                 outcomes.append(type(fault).__name__)
     finally:
-        done.set()
-        remover.join()
+        remover.kill()
+        remover.wait()
+        feeder.join()
+    assert "Stale" in outcomes
     assert set(outcomes) <= {"made", "Stale", "Busy"}
     make(target)
     assert target.observe({BRIDGE: WISH}) == {BRIDGE: WISH}
+
+
+def _feed(process: subprocess.Popen[bytes], lines: bytes) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin:
+        while True:
+            process.stdin.write(lines)
+            process.stdin.flush()
 
 
 def test_the_kernel_tells_addresses_of_the_one_link_that_is_asked_for(target: LinkTarget) -> None:

@@ -272,6 +272,15 @@ def test_anothers_route_that_took_the_place_of_ours_is_not_replaced(target: Rout
     assert shown(family) == before
 
 
+def test_a_longer_route_of_ours_is_not_taken_for_the_one_that_somebody_replaced(target: RouteTarget, family: Family) -> None:
+    key = RouteKey(PREFIX[family])
+    first = RouteKey(f"{PREFIX[family].partition('/')[0]}/{32 if family == 4 else 128}")
+    target.apply(creation({key: via(family), first: via(family)}))
+    ip(f"-{family}", "route", "replace", PREFIX[family], "via", GATEWAYS[family][2], "proto", "static")
+    refused = target.apply([Change(key, via(family), via(family, 1))])
+    assert "proto static" in refused[key]
+
+
 def test_our_route_is_found_behind_longer_prefixes_and_lower_metrics(target: RouteTarget, family: Family) -> None:
     key = RouteKey(PREFIX[family])
     target.apply(creation({key: via(family)}))
