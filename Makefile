@@ -11,6 +11,9 @@ CASE ?=
 STEP ?=
 KEEP ?=
 
+# What the walkthrough needs of a kernel, as its acceptance test says; without it, it plays in the lab kernel.
+DEMO_NEEDS := root,veth,bridge,dummy,ip_vs,ipset,iptables_nft,br_netfilter
+
 .PHONY: help setup check test demo bench proto lock image clean
 
 help: ## Say what there is
@@ -26,8 +29,8 @@ check: ## Style, types, import contracts, fast tests; no root, under a minute
 test: setup ## All of check, then the tests on real kernels (root); K=EXPR runs the matching tests only
 	@$(RUN) -m lab.checks test $(if $(K),-k '$(K)')
 
-demo: setup ## The walkthrough on three nodes (root); STEP=N up to that step, KEEP=1 leaves a shell in node1
-	@$(RUN) -m lab.kernel --needs root,ip_vs,dummy $(if $(KEEP),--interactive) -- $(RUN) -m lab.demo $(if $(STEP),--step $(STEP)) $(if $(KEEP),--keep)
+demo: setup ## The walkthrough on three nodes (root); STEP=N that step alone, after what it needs, KEEP=1 leaves a shell in node1
+	@$(RUN) -m lab.kernel --needs $(DEMO_NEEDS) $(if $(KEEP),--interactive) -- $(RUN) -m lab.demo $(if $(STEP),--step $(STEP)) $(if $(KEEP),--keep)
 
 bench: setup ## Measure against the C tools; CASE=start|routes|proxy|netpol
 	@$(RUN) -m bench $(CASE)

@@ -93,7 +93,7 @@ def find() -> Path:
         lacking.append(f"virtme-ng in {_vng().parent}")
     if lacking:
         raise NoLabKernel(f"the lab kernel needs {', '.join(lacking)}; `make setup` installs them")
-    return max(images, key=lambda image: _version_key(release(image)))
+    return max(images, key=lambda image: version_key(release(image)))
 
 
 def release(image: Path) -> str:
@@ -269,7 +269,8 @@ def _network_modules(boot: Boot) -> tuple[str, ...]:
     return ("virtio_net",) if boot.network else ()
 
 
-def _version_key(text: str) -> tuple[tuple[int, str], ...]:
+def version_key(text: str) -> tuple[tuple[int, str], ...]:
+    """Sorts kernel releases by their numbers."""
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in text.replace("-", ".").split("."))
 
 
@@ -310,10 +311,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (NoLabKernel, LabKernelFailed) as problem:
         print(f"lab kernel: {problem}", file=sys.stderr)
         return 125
-    print(
-        f"lab kernel: exit status {outcome.status}; {outcome.boot_seconds:.0f} s to start, {outcome.total_seconds:.0f} s in all",
-        file=sys.stderr,
-    )
     shutil.rmtree(work, ignore_errors=True)
     return outcome.status
 
