@@ -16,6 +16,7 @@ a kernel that did not report a status has failed.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import shlex
 import shutil
@@ -25,13 +26,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab import kernel_features
+from lab import kernel_disk, kernel_features
+from lab.kernel_disk import Disk
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+_DISK_MODULES = ("virtio_blk", "squashfs")
 INSIDE = "LAB_KERNEL"  # set, to the kernel's release, in the environment of everything that runs inside
 
 # No mitigations: they guard nothing here and cost much under emulation. Expedited grace periods: a namespace is torn
@@ -117,15 +121,17 @@ def run(command: Sequence[str], boot: Boot, *, echo: Callable[[bytes], None] | N
     script, status, started = (boot.work / name for name in ("inside.sh", "status", "started"))
     for old in (status, started):
         old.unlink(missing_ok=True)
-    script.write_text(guest_script(command, boot, release(image)))
-    begin = time.monotonic()
-    boots = _Watch(started, begin)
-    process = _start(_vng_command(image, script, boot), interactive=boot.interactive)
-    try:
-        expired = _pump(process, boot, echo or _to_stdout)
-    finally:
-        _end(process)
-        boots.stop()
+    disks = [kernel_disk.packages(), kernel_disk.repository(boot.work)] if kernel_disk.is_possible() else []
+    script.write_text(guest_script(command, boot, release(image), disks))
+    with _alone():
+        begin = time.monotonic()
+        boots = _Watch(started, begin)
+        process = _start(_vng_command(image, script, boot, disks), interactive=boot.interactive)
+        try:
+            expired = _pump(process, boot, echo or _to_stdout)
+        finally:
+            _end(process)
+            boots.stop()
     total = time.monotonic() - begin
     try:
         return Outcome(int(status.read_text()), boots.seconds or total, total)
@@ -135,7 +141,7 @@ def run(command: Sequence[str], boot: Boot, *, echo: Callable[[bytes], None] | N
         raise LabKernelFailed(f"no exit status from the lab kernel: {reason}, {phase}") from None
 
 
-def guest_script(command: Sequence[str], boot: Boot, kernel: str) -> str:
+def guest_script(command: Sequence[str], boot: Boot, kernel: str, disks: Sequence[Disk] = ()) -> str:
     """The shell script that runs inside: a clean world, the modules, the command, its status into a file."""
     passed = {
         "PATH": _path(),
@@ -148,6 +154,7 @@ def guest_script(command: Sequence[str], boot: Boot, kernel: str) -> str:
     }
     work = shlex.quote(str(boot.work))
     line = shlex.join(command)
+    mounts = [text for number, disk in enumerate(disks) for text in disk.guest_lines(f"/dev/vd{'abc'[number]}", f"/run/disk{number}")]
     if boot.interactive:  # a pseudo-terminal: the guest's standard input is a virtio port
         line = f"script --quiet --return --command {shlex.quote(line)} /dev/null"
     return "\n".join(
@@ -159,7 +166,9 @@ def guest_script(command: Sequence[str], boot: Boot, kernel: str) -> str:
             "  mkdir -p $folder && mount -t tmpfs tmpfs $folder",
             "done",
             "ip link set lo up",
-            f"modprobe --quiet --all {' '.join((*kernel_features.MODULES, *_network_modules(boot)))}",
+            f"modprobe --quiet --all {' '.join((*kernel_features.MODULES, *_network_modules(boot), *_DISK_MODULES))}",
+            *mounts,
+            f"cd {shlex.quote(str(REPOSITORY))}",  # again: what the folder was is now below a mount
             f"touch {work}/started",
             line,
             f"status=$?; dmesg --level=emerg,alert,crit,err,warn >{work}/dmesg 2>&1",
@@ -169,13 +178,28 @@ def guest_script(command: Sequence[str], boot: Boot, kernel: str) -> str:
     )
 
 
-def _vng_command(image: Path, script: Path, boot: Boot) -> list[str]:
+def _vng_command(image: Path, script: Path, boot: Boot, disks: Sequence[Disk]) -> list[str]:
     command = [str(_vng()), "--disable-kvm", "--run", str(image), "--name", "lab"]
     command += ["--cpus", str(boot.processors), "--memory", boot.memory, "--user", "root"]
     command += ["--rwdir", str(boot.work), "--append", KERNEL_OPTIONS]
     if boot.network:
         command += ["--network", "user"]
+    command += [f"--qemu-opts={disk.qemu_options()}" for disk in disks]
     return [*command, "--", f"bash {shlex.quote(str(script))}"]
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One lab kernel at a time: two emulated ones on two cores starve each other past every timeout."""
+    lock = kernel_disk.CACHE / "lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("lab kernel: another one runs, waiting for its end", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _start(command: Sequence[str], *, interactive: bool) -> subprocess.Popen[bytes]:
