@@ -24,27 +24,8 @@ CACHE: Final = REPOSITORY / ".cache" / "lab-kernel"
 CODE: Final = ("src", "lab", "tests", "bench")
 # Packages that no test needs inside: tools of `make check` and data of the manifests' tests.
 LEFT_OUT: Final = (
-    "mypy",
-    "mypyc",
-    "*__mypyc*.so",
-    "ruff*",
-    "pip",
-    "setuptools",
-    "kubernetes_validate",
-    "grpc_tools",
-    "grimp",
-    "importlinter",
-)
-    "mypy",
-    "mypyc",
-    "*__mypyc*.so",
-    "ruff*",
-    "pip",
-    "setuptools",
-    "kubernetes_validate",
-    "grpc_tools",
-    "grimp",
-    "importlinter",
+    *("mypy", "mypyc", "*__mypyc*.so", "ruff*", "pip", "setuptools"),
+    *("kubernetes_validate", "grpc_tools", "grimp", "importlinter"),
 )
 _STDLIB_LEFT_OUT: Final = ("test", "idlelib", "lib2to3", "ensurepip", "tkinter", "site-packages", "dist-packages", "config-*")
 _PLAIN: Final = ("-noI", "-noD", "-noF", "-noX", "-no-xattrs", "-quiet", "-no-progress")  # reading must cost the guest nothing
