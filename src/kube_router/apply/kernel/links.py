@@ -98,7 +98,7 @@ class LinkTarget:
         found, index = _describe(message), message["index"]
         if wish.filtered and not found.filtered:
             rtnl.link("set", index=index, kind=wish.kind, **dict.fromkeys(_CALL, 1))
-        # The MTU only when it differs: writing it pins a bridge to it for all later ports.
+        # Nothing but what differs: an MTU that is written pins a bridge to it for all later ports.
         attributes: dict[str, Any] = {} if wish.mtu in (0, found.mtu) else {"mtu": wish.mtu}
         if not found.up:
             attributes["state"] = "up"
