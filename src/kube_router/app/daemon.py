@@ -111,6 +111,7 @@ class Daemon:
             self._watchers.stop()
             for task in tasks:
                 task.cancel()
+            self._targets.gobgp.close()  # ends calls that wait for a speaker which hangs, and the threads that they wait in
             await asyncio.wait(tasks, timeout=_STOP_TIME)
 
     def _prepare(self, controller: Controller, audit: float) -> None:
