@@ -16,6 +16,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from lab.addresses import API, API_PORT, CLIENT, PEER, WORLD, Host, node_hosts, pod_cidrs
@@ -34,7 +35,7 @@ from lab.node import Node, open_in
 from lab.probe import PATIENCE, Reply, Target, Verdict, ask_all, parse_target
 from lab.processes import Speaker
 from lab.slices import is_ready
-from lab.space import Space, inside
+from lab.space import Space, inside, together
 from lab.topology import FORWARDING, UPLINK, Topology
 from lab.traffic import Flow, Stream
 from lab.waiting import wait_for
@@ -96,10 +97,11 @@ class Cluster:
         self.servers: list[Server] = []
         ranges = {host.name: pod_cidrs(number)[: len(self.families)] for number, host in enumerate(hosts, start=1)}
         self.controllers = ControllerManager(self.objects, ranges=lambda name: ranges.get(name, ())).start()
+        spaces = self.topology.spaces
+        together(partial(write_kubelet_rules, spaces[host.name], backend=iptables, families=self.families) for host in hosts)
         for host in hosts:
-            space = self.topology.spaces[host.name]
+            space = spaces[host.name]
             space.sysctl(FORWARDING)
-            write_kubelet_rules(space, backend=iptables, families=self.families)
             addresses = [host.address(family) for family in self.families]
             kubelet = Kubelet(self.objects, space, node=host.name, addresses=addresses, echo=self.echo).start()
             self.nodes[host.name] = Node(host.name, self, space=space, kubelet=kubelet, addresses=addresses, speaker=speaker)

@@ -21,10 +21,12 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+
+from lab.waiting import SLOWNESS
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -172,7 +174,7 @@ class Space:
                 future.set_exception(error)
 
         self._work.put(work)
-        return future.result(timeout=120)
+        return future.result(timeout=120 * SLOWNESS)
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
         """Start a command in here; it is killed when this space closes or this process dies, however it dies."""
@@ -183,7 +185,10 @@ class Space:
         return process
 
     def run(self, command: Sequence[str], *, text: str = "", check: bool = True, timeout: float = 120.0, **options: Any) -> str:
-        """Run a command in here to its end and hand back its output; CommandFailed unless it succeeds."""
+        """Run a command in here to its end and hand back its output; CommandFailed unless it succeeds.
+
+        ``timeout`` is in seconds, times slowness.
+        """
         process: subprocess.Popen[str] = self.call(
             lambda: subprocess.Popen(
                 command,
@@ -195,7 +200,7 @@ class Space:
             )
         )
         try:
-            output, _ = process.communicate(text, timeout=timeout)
+            output, _ = process.communicate(text, timeout=timeout * SLOWNESS)
         except subprocess.TimeoutExpired:
             process.kill()
             output, _ = process.communicate()
@@ -263,3 +268,11 @@ def inside(network: str) -> Iterator[None]:
     finally:
         os.close(here)
         os.close(there)
+
+
+def together(calls: Iterable[Callable[[], object]]) -> None:
+    """Make independent calls at once, since each waits for a process; the first error of any is raised at the end."""
+    waiting = list(calls)
+    with ThreadPoolExecutor(max_workers=max(1, min(4, len(waiting)))) as pool:
+        for future in [pool.submit(call) for call in waiting]:
+            future.result()

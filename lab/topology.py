@@ -10,9 +10,10 @@ A wire is a veth pair; its end in the segment's space bears the name of the host
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from lab.addresses import LENGTH, ROUTER, Host, Segment
-from lab.space import Space
+from lab.space import Space, together
 
 UPLINK = "eth0"
 FORWARDING = {"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1}
@@ -58,16 +59,19 @@ class Topology:
         segments: dict[str, list[Host]] = {}
         for host in hosts:
             segments.setdefault(host.segment.name, []).append(host)
-        for name, members in segments.items():
-            self._wire(lab, name, members)
-        for host in hosts:
-            self.spaces[host.name].ip(host_lines(host, families))
+        together(partial(self._wire, lab, name, members) for name, members in segments.items())
+        router_lines = [line for members in segments.values() for line in self._router_lines(members[0].segment)]
+        together(
+            [
+                partial(router.ip, router_lines),
+                *(partial(self.spaces[host.name].ip, host_lines(host, families)) for host in hosts),
+            ]
+        )
 
     def _wire(self, lab: Space, name: str, members: Sequence[Host]) -> None:
         space = self.spaces[f"segment-{name}"] = lab.child(f"segment-{name}")
         space.sysctl({"net.ipv6.conf.default.disable_ipv6": 1})  # a wire has no address
         space.ip(segment_lines([host.name for host in members], self.spaces) + self._router_wire(name))
-        self.spaces["router"].ip(self._router_lines(members[0].segment))
 
     def _router_wire(self, name: str) -> list[str]:
         router = self.spaces["router"].network
