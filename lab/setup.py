@@ -108,7 +108,7 @@ def python_environment() -> str:
     if not python.exists() or subprocess.run([python, "-c", ""], check=False).returncode != 0:
         run([_base_python(), "-m", "venv", "--clear", str(VENV)])
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
-    run([*pip, "install", "--quiet", "--requirement", str(LOCK)])
+    run([*pip, "install", "--progress-bar=off", "--requirement", str(LOCK)])
     run([*pip, "install", "--quiet", "--no-deps", "--editable", str(REPOSITORY)], PIP_CONSTRAINT=str(LOCK))
     stamp.write_text(digest)
     return done
