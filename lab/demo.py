@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -102,7 +103,9 @@ def shell(cluster: Cluster) -> None:
     path = f"/run/bin:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     print("This is node1. Try: kubectl get pods, ip route, ipvsadm -Ln, ip netns. Leave with exit.", flush=True)
     process = node1.space.popen(["sh", "-i"], env=os.environ | {"PATH": path, "PS1": "node1# ", "LAB_API": cluster.url}, cwd="/")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for what runs in the shell
     process.wait()
+    signal.signal(signal.SIGINT, before)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +15,10 @@ from lab.manifests import pod, service
 from lab.node import Node
 from lab.probe import ALLOW, REFUSED
 from lab.processes import CNI_FILE
+from lab.space import CommandFailed
 from lab.waiting import SLOWNESS, wait_for
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.needs("root", "veth", "bridge", "iptables_nft")
 
 
@@ -248,3 +252,28 @@ def test_a_node_leaves_and_joins_with_another_range(cluster: Cluster) -> None:
 def test_yaml_is_applied_too(cluster: Cluster) -> None:
     cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: default}\ndata: {x: y}\n---\n")
     assert cluster.objects.get("cm", "a", "default")["data"] == {"x": "y"}
+
+
+def test_objects_are_listed_made_and_deleted_from_a_node(cluster: Cluster) -> None:
+    node = cluster.node("node1")
+
+    def kubectl(*words: str) -> str:
+        return node.run(["sh", "-c", f"cd {ROOT} && exec {sys.executable} -m lab.kubectl {' '.join(words)}"])
+
+    assert kubectl("get", "nodes").splitlines()[1].split()[:2] == ["node1", "Ready"]
+    node.file("/run/thing.json").write_text(json.dumps(service("made")))
+    assert "created" in kubectl("apply", "-f", "/run/thing.json")
+    assert "configured" in kubectl("apply", "-f", "/run/thing.json")
+    assert json.loads(kubectl("get", "svc", "made", "-o", "json"))["spec"]["clusterIP"].startswith("10.233.0.")
+    assert "deleted" in kubectl("delete", "svc", "made")
+    with pytest.raises(CommandFailed, match="not found"):
+        kubectl("get", "svc", "made")
+
+
+@pytest.mark.needs("iptables_legacy")
+def test_kubelets_may_speak_to_the_legacy_tables() -> None:
+    with Cluster(nodes=1, ipv6=False, iptables="legacy") as cluster:
+        node = cluster.node("node1")
+        assert "KUBE-FIREWALL" in node.run("iptables-legacy -S")
+        assert "KUBE-FIREWALL" not in node.run("iptables-nft -S")
+        assert cluster.families == (4,)
