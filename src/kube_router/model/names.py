@@ -8,7 +8,7 @@ from kube_router.model.family import Family
 
 BRIDGE: Final = "kube-bridge"
 DUMMY: Final = "kube-dummy-if"
-ROUTE_PROTOCOL: Final = 17  # RTPROT number that the original uses for its routes (routing.md 7)
+ROUTE_PROTOCOL: Final = 17  # RTPROT number that the original uses for its routes
 
 IPV6_SET_PREFIX: Final = "inet6:"
 POD_SUBNETS: Final = "kube-router-pod-subnets"

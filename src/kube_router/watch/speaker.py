@@ -2,7 +2,7 @@
 
     gobgpd --stream--> thread --> queue --> event loop --> LearnedPaths (what holds, speaker_paths.py) --> sink
 
-Four cases (routing.md 17.4) come to the same steps, since everything that we hold is stale until the present speaker names it:
+Four cases come to the same steps, since everything that we hold is stale until the present speaker names it:
 
 - We restart, the speaker lives: the kernel's routes are stale paths, the first table names nearly all of them, and what it does not
   name goes once its peers are decided. Nothing moves.

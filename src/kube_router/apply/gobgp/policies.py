@@ -1,6 +1,6 @@
 """Defined sets, policies and assignments of a running gobgpd, read whole and written by difference.
 
-How a change gets in without ever letting too much through (routing.md 4, 5, 17.3):
+How a change gets in without ever letting too much through:
 
 - A set gets its new members first, and loses old ones last, after policies have changed and neighbours have gone: an emptied
   neighbour set would match every neighbour in the statements that still name it, and no rule would hold for one that left too early.

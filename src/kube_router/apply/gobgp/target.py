@@ -10,7 +10,7 @@ writes. What it does beside obeying:
 - Neighbours are told that we restarted (R and F bits, RFC 4724) only when they are added in the pass that started the speaker
   and `preserved()` says that the kernel still has our routes. It is called in a worker thread.
 - After rules have changed under existing sessions, routes follow by soft reset; only an external neighbour of a v3 speaker, which
-  does not withdraw what is rejected now, is reset hard (rulings.md).
+  does not withdraw what is rejected now, is reset hard.
 """
 
 from __future__ import annotations

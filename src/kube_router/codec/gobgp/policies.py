@@ -1,6 +1,6 @@
 """Defined sets, statements, policies and assignments.
 
-An empty neighbour set matches every neighbour, an empty prefix set none (measured, routing.md 4): a statement that names an
+An empty neighbour set matches every neighbour, an empty prefix set none (measured on 3.10): a statement that names an
 empty neighbour set must never exist, which desired and apply see to.
 """
 

@@ -1,7 +1,7 @@
 """The speaker's global configuration and its neighbours.
 
 Everything is checked here, since a 3.10 speaker is not to be trusted with it: an address that is none crashes it, and one
-of the wrong family is accepted (routing.md 17.3). The checks raise ValueError with words for people.
+of the wrong family is accepted (seen with 3.10). The checks raise ValueError with words for people.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 | default routes, our VIPs |                 | rejected                 |
 
 Every session carries all families that both ends have, and every path has a next hop of its own family. No statement ever names
-an empty neighbour set, which would match every neighbour: it is left out. Names are the original's (routing.md 4, 5).
+an empty neighbour set, which would match every neighbour: it is left out. Names are the original's.
 """
 
 from __future__ import annotations
