@@ -6,6 +6,7 @@ namespace; `namespaces` makes more of them; `gobgpd` is a real speaker, once for
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,8 +33,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if report_to:
         config.pluginmanager.register(Reporting(config, report_to), "lab-reporting")
         return
+    _settle_hypothesis()
     config.pluginmanager.register(Deferral(), "lab-deferral")
     config.pluginmanager.register(Verdict(config.getoption("--verdict-to")), "lab-verdict")
+
+
+def _settle_hypothesis() -> None:
+    """Properties are judged by their answer, not by how busy the machine is. In CI each run tries the same examples: a
+    change is judged by what it changes; people's runs keep looking for new ones. (Inside the lab kernel the import is saved.)"""
+    from hypothesis import settings
+
+    settings.register_profile("ours", deadline=None, derandomize=bool(os.environ.get("CI")))
+    settings.load_profile("ours")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
