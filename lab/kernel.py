@@ -285,8 +285,7 @@ def _vng() -> Path:
 
 
 def _path() -> str:
-    own = [str(Path(sys.executable).parent), str(REPOSITORY / ".cache" / "gobgp-v4")]
-    return ":".join([*own, os.environ.get("PATH", ""), "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"])
+    return ":".join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"])
 
 
 def _network_modules(boot: Boot) -> tuple[str, ...]:
