@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-from bench.frame import NATIVE_LOOP, Row, calibration, emulation_factor, progress, table, verdict
+from bench.frame import NATIVE_LOOP, Row, calibration, company, emulation_factor, progress, table, verdict
 from lab import kernel, kernel_features
 
 HERE = Path(__file__).parent
@@ -66,6 +66,7 @@ def measure(name: str) -> int:
     """Measure here and now, in the network namespace that this process is in."""
     case = load(name)
     where = f"lab kernel {os.environ[kernel.INSIDE]}, emulated" if kernel.inside() else f"in place, kernel {os.uname().release}"
+    busy = company(os.getloadavg()[0], os.cpu_count() or 1)
     rows: list[Row] = []
     problem = ""
     try:
@@ -77,6 +78,8 @@ def measure(name: str) -> int:
         problem = f"{type(fault).__name__}: {fault}".splitlines()[0]
     factor = emulation_factor()
     print(f"\n{case.TITLE}\n{where}" + (f"; Python runs {factor:.1f} times slower than native there" if factor != 1.0 else ""))
+    if busy:
+        print(busy)
     print(table(rows, factor))
     line, status = (f"bench {name}: not measured: {problem}", NOT_MEASURED) if problem else verdict(name, rows, factor)
     print(line, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.__main__ import load, names
-from bench.frame import Row, table, verdict
+from bench.frame import Row, company, table, verdict
 from lab import kernel_features
 
 
@@ -64,3 +64,8 @@ def test_every_case_says_what_it_is_and_what_it_needs(name: str) -> None:
     assert {"root", "netns"} <= case.NEEDS, "it runs in a network namespace of its own"
     assert kernel_features.known() >= case.NEEDS
     assert callable(case.measure)
+
+
+@pytest.mark.parametrize(("load", "warned"), [(0.0, False), (0.9, False), (1.0, True), (8.5, True)])
+def test_a_machine_that_others_keep_busy_is_told_of(load: float, warned: bool) -> None:
+    assert bool(company(load, 2)) == warned
