@@ -69,6 +69,13 @@ def test_the_guard_refuses_what_no_speaker_may_route(prefix, reason):
     assert route(path(prefix, hop), AROUND).state == {}
 
 
+@pytest.mark.parametrize(("families", "routed"), [((4,), ["10.233.66.0/24"]), ((6,), ["fd00:66::/64"])])
+def test_a_family_that_is_switched_off_has_no_routes(families, routed):
+    around = surroundings(NODE, LINKS, families=families)
+    learned = [path("10.233.66.0/24", "192.168.50.51"), path("fd00:66::/64", "fd00:50::51")]
+    assert [key.prefix for one in learned for key in route(one, around).state] == routed
+
+
 @pytest.mark.parametrize("prefix", ["10.233.66.0/24", "192.168.50.77/32", "10.0.0.0/8", "fd00:66::/64"])
 def test_everything_else_may_be_routed(prefix):
     assert refusal(prefix, AROUND) == ""

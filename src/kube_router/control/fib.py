@@ -23,13 +23,14 @@ class FibController:
 
     def __init__(self, options: Options) -> None:
         self._own = Name("", options.node_name)
+        self._families = options.families
         # Derived from the view and kept between passes, since links are many and paths come one by one.
         self._around: Surroundings | None = None
 
     def touched(self, changes: Changes, view: View) -> Iterable[Hashable]:
         """Paths that changed; all of them when this node's networks did."""
         if self._around is None or any(ref.kind is Kind.INTERFACE or ref.name == self._own for ref in changes):
-            around = surroundings(view.nodes.get(self._own), tuple(view.interfaces.values()))
+            around = surroundings(view.nodes.get(self._own), tuple(view.interfaces.values()), families=self._families)
             if around != self._around:
                 self._around = around
                 yield from (Ref(Kind.BEST_PATH, name) for name in view.paths)

@@ -1,7 +1,8 @@
 """The kernel's routes: a pure function of the speaker's best paths, this node's links and its own Node object.
 
 A guard refuses what no speaker may tell us to route: the default route, a network that we are connected to, our own pod
-ranges, and our own addresses. What is not on a network of ours needs a tunnel (overlay), which is not there yet: no route.
+ranges, our own addresses, and whatever is of a family that is switched off. What is not on a network of ours needs a tunnel
+(overlay), which is not there yet: no route.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import ipaddress
 import msgspec
 
 from kube_router.desired import NOTHING, Desired
-from kube_router.kit.net import contains, family_of, network
+from kube_router.kit.net import FAMILIES, Family, contains, family_of, network
 from kube_router.model.objects import BestPath, Interface, Node
 from kube_router.model.state import Key, Value
 from kube_router.model.state.links import Route, RouteKey
@@ -19,15 +20,16 @@ from kube_router.model.state.links import Route, RouteKey
 
 class Surroundings(msgspec.Struct, frozen=True):
     """What of this node decides over a route. `subnets`: networks of the links that hold the node's addresses; `connected`:
-    networks of all its links; `own`: its pod ranges; `addresses`: all its addresses."""
+    networks of all its links; `own`: its pod ranges; `addresses`: all its addresses; `families`: those that are switched on."""
 
     subnets: tuple[str, ...] = ()
     connected: frozenset[str] = frozenset()
     own: tuple[str, ...] = ()
     addresses: frozenset[str] = frozenset()
+    families: tuple[Family, ...] = FAMILIES
 
 
-def surroundings(node: Node | None, interfaces: tuple[Interface, ...]) -> Surroundings:
+def surroundings(node: Node | None, interfaces: tuple[Interface, ...], *, families: tuple[Family, ...] = FAMILIES) -> Surroundings:
     """Surroundings of a node with these links."""
     wanted = frozenset(node.addresses) if node else frozenset()
     subnets: set[str] = set()
@@ -46,6 +48,7 @@ def surroundings(node: Node | None, interfaces: tuple[Interface, ...]) -> Surrou
         connected=frozenset(connected),
         own=node.pod_cidrs if node else (),
         addresses=frozenset(addresses),
+        families=families,
     )
 
 
@@ -67,6 +70,8 @@ def route(path: BestPath | None, around: Surroundings) -> Desired:
 
 def refusal(prefix: str, around: Surroundings) -> str:
     """Why a prefix must never become a route of ours; empty when it may."""
+    if family_of(prefix) not in around.families:
+        return "of a family that is switched off"
     if network(prefix).prefixlen == 0:
         return "a default route"
     if prefix in around.connected:
