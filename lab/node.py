@@ -63,9 +63,11 @@ class Node:
         """SIGTERM; its exit status."""
         return self.daemon.stop()
 
-    def cleanup(self) -> int:
-        """Run the daemon with --cleanup-config to its end; the exit status."""
-        return self._make_daemon(["--cleanup-config"], log="cleanup").start().wait(60)
+    def cleanup(self, *, under: Sequence[str] = ()) -> int:
+        """Run the daemon with --cleanup-config to its end; the exit status. ``under`` is a command that runs it, such as strace."""
+        process = self._make_daemon(["--cleanup-config"], log="cleanup")
+        process.command[:0] = under
+        return process.start().wait(60)
 
     def run(self, command: str | Sequence[str], *, text: str = "", check: bool = True, timeout: float = 120.0) -> str:
         """Run a command on the node and hand back what it said; CommandFailed unless it succeeds (or ``check`` is off)."""

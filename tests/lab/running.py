@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,9 +22,13 @@ _LABEL = re.compile(r'="([^"]*)"')
 
 
 @contextmanager
-def running(*flags: str, nodes: int = 2) -> Iterator[Cluster]:
-    """A cluster whose nodes have routes to each other; on node N runs pod-N, which a policy lets pods with its label reach."""
+def running(*flags: str, nodes: int = 2, before: Callable[[Cluster], None] = lambda _: None) -> Iterator[Cluster]:
+    """A cluster whose nodes have routes to each other; on node N runs pod-N, which a policy lets pods with its label reach.
+
+    `before` is called while no daemon has started yet.
+    """
     with Cluster(nodes=nodes) as cluster:
+        before(cluster)
         cluster.start_daemons(*NO_PROXY, *flags)
         cluster.wait_for_nodes()
         for number, name in enumerate(cluster.nodes, start=1):

@@ -78,8 +78,8 @@ def changes(before: State, after: State, *, but: Iterable[str] = ()) -> list[str
             continue
         lines = [f"- {line}" for line in old if line not in new] + [f"+ {line}" for line in new if line not in old]
         lines = lines or ["the same lines in another order"]
-        found += [f"{command}: {line}" for line in lines if not any(word in line for word in but)]
-    return found
+        found += [f"{command}: {line}" for line in lines]
+    return [line for line in found if not any(word in line for word in but)]
 
 
 def _plain(text: str) -> str:
