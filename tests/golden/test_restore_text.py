@@ -35,7 +35,7 @@ def the_sets(family: Family) -> State:
 
 def the_rules(family: Family) -> State:
     peers = set_name("KUBE-SRC-CCCC", family)
-    allowed = rule(ACCEPT, match_set(peers, "src"), ports("tcp", 80, 90), comment("ns/it's \"allowed\" ingress pods"), protocol="TCP")
+    allowed = rule(ACCEPT, match_set(peers, "src"), ports("tcp", 80, 90), comment('ns/it\'s "allowed" ingress pods'), protocol="TCP")
     judged = rule(ACCEPT, ctstate("ESTABLISHED", "RELATED")), rule(jump(POLICY)), rule(reject(family))
     return {
         ChainKey(family, "filter", POLICY): Chain((allowed,)),

@@ -108,7 +108,7 @@ def test_what_stands_is_whole(history):
             assert key.server in state
         if isinstance(key, VirtualServerKey) and key != FOREIGN_SERVER:
             prefix = "inet6:" if key.family == 6 else ""
-            entry = f"{key.address},{ {6: 'tcp', 17: 'udp', 132: 'sctp'}[key.protocol]}:{key.port}"
+            entry = f"{key.address},{ {6: 'tcp', 17: 'udp', 132: 'sctp'}[key.protocol] }:{key.port}"
             assert SetMember(prefix + IPVS_SERVICES, entry) in state, "the input chain must let it in"
             assert SetMember(prefix + SERVICE_IPS, key.address) in state
         if isinstance(key, AddressKey):

@@ -119,9 +119,7 @@ def test_a_slice_that_moves_to_another_service_leaves_the_first():
     ],
 )  # fmt: skip
 def test_no_write_for(nothing):
-    node = a_node(
-        service("web", "10.233.0.9"), endpoints("web", "10.1.0.1"), Interface(Name("", "kube-bridge"), kind="bridge")
-    )
+    node = a_node(service("web", "10.233.0.9"), endpoints("web", "10.1.0.1"), Interface(Name("", "kube-bridge"), kind="bridge"))
     assert after(node, nothing) == []
 
 

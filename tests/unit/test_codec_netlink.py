@@ -120,9 +120,7 @@ def entry(family: int, *, protocol: int = 17) -> bytes:
 
     def tuple_of(kind: int, here: str, there: str, ports: tuple[int, int]) -> bytes:
         ip = attribute(source, socket.inet_pton(af, here)) + attribute(target, socket.inet_pton(af, there))
-        proto = (
-            attribute(1, bytes([protocol])) + attribute(2, ports[0].to_bytes(2, "big")) + attribute(3, ports[1].to_bytes(2, "big"))
-        )
+        proto = attribute(1, bytes([protocol])) + attribute(2, ports[0].to_bytes(2, "big")) + attribute(3, ports[1].to_bytes(2, "big"))
         return attribute(kind | NESTED, attribute(1 | NESTED, ip) + attribute(2 | NESTED, proto))
 
     original, answer = tuple_of(1, client, vip, (40000, 53)), tuple_of(2, backend, client, (8053, 40000))

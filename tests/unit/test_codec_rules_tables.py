@@ -54,7 +54,7 @@ def test_a_foreign_comment_with_odd_line_ends_is_one_rule() -> None:
 
 
 def test_counters_come_rule_by_rule() -> None:
-    text = '*filter\n:A - [0:0]\n:B - [0:0]\n:INPUT ACCEPT [9:9]\n[3:180] -A A -p tcp -j ACCEPT\n[0:0] -A A\n[1:1] -A INPUT -j A\nCOMMIT\n'
+    text = "*filter\n:A - [0:0]\n:B - [0:0]\n:INPUT ACCEPT [9:9]\n[3:180] -A A -p tcp -j ACCEPT\n[0:0] -A A\n[1:1] -A INPUT -j A\nCOMMIT\n"
     read = tables.parse_counters(text, {"A", "B"}.__contains__)
     assert read == {"filter": {"A": [Counted("-p tcp -j ACCEPT", 3, 180), Counted("", 0, 0)], "B": []}}
 

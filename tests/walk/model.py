@@ -63,9 +63,7 @@ def pod_at(cluster: Cluster, address: str) -> Pod | None:
     return None
 
 
-def _passes(
-    cluster: Cluster, pod: Pod, direction: str, peer: Pod | None, peer_address: str, destination: Pod | None, probe: Probe
-) -> bool:
+def _passes(cluster: Cluster, pod: Pod, direction: str, peer: Pod | None, peer_address: str, destination: Pod | None, probe: Probe) -> bool:
     isolating = [rules for policy in cluster.policies if (rules := _isolating(policy, pod, direction)) is not None]
     if not isolating:
         return True

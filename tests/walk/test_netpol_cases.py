@@ -174,9 +174,6 @@ def test_a_port_name_means_each_pods_own_number():
     ):
         nodes = Nodes(Cluster((named,), (*three, client), NAMESPACES, NODES))
         reached = [
-            (pod.name.name, port)
-            for pod in three
-            for port in (9, 8080, 8081)
-            if nodes.admits(Probe("10.0.1.9", pod.ips[0], "TCP", port))
+            (pod.name.name, port) for pod in three for port in (9, 8080, 8081) if nodes.admits(Probe("10.0.1.9", pod.ips[0], "TCP", port))
         ]
         assert reached == [("one", 8080), ("two", 8081)]

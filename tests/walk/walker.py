@@ -77,7 +77,7 @@ class Walker:
         return self._walk(hook, packet, 0) or FELL_THROUGH
 
     def _walk(self, chain: str, packet: Packet, depth: int) -> str:
-        """"" when the chain comes back to its caller."""
+        """ "" when the chain comes back to its caller."""
         if depth > 16:
             raise UnknownRule("rules loop")
         for rule in self._chains.get(chain, ()) if depth == 0 else self._chains[chain]:

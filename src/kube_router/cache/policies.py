@@ -339,9 +339,7 @@ def _bears(pod: Pod, port: NamedPort) -> bool:
 def _asks(policy: NetworkPolicy, direction: Direction) -> tuple[dict[str, Selection], frozenset[NamedPort]]:
     rules = rules_of(policy, direction) or ()
     selections = [selection_of(peer, policy.name.namespace) for rule in rules for peer in rule.peers if peer.block is None]
-    ports = frozenset(
-        NamedPort(direction, port.protocol, port.port) for rule in rules for port in rule.ports if isinstance(port.port, str)
-    )
+    ports = frozenset(NamedPort(direction, port.protocol, port.port) for rule in rules for port in rule.ports if isinstance(port.port, str))
     return {selection_id(selection): selection for selection in selections}, ports
 
 

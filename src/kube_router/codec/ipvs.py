@@ -95,9 +95,7 @@ def parse_service(reply: Reply) -> tuple[VirtualServerKey, VirtualServer]:
         if 5 in found:
             key = VirtualServerKey("", 0, 0, mark=_u32(found[5]), family=family)
         else:
-            key = VirtualServerKey(
-                _address(found[3], family), _u16(found[2]), int.from_bytes(found[4], "big"), family=family
-            )
+            key = VirtualServerKey(_address(found[3], family), _u16(found[2]), int.from_bytes(found[4], "big"), family=family)
         value = VirtualServer(
             scheduler=bytes(found[6]).rstrip(b"\0").decode(),
             flags=_u32(found[7][:4]) & ~HASHED,  # a mask follows
@@ -150,9 +148,7 @@ def _identity(key: VirtualServerKey) -> bytes:
     family = _AF[6 if key.family == 6 else 4]
     if key.mark:
         return _MARKED.pack(6, 1, family, 8, 5, key.mark)
-    return _ADDRESSED.pack(
-        6, 1, family, 6, 2, key.protocol, 20, 3, _packed(key.address), 6, 4, key.port.to_bytes(2, "big")
-    )
+    return _ADDRESSED.pack(6, 1, family, 6, 2, key.protocol, 20, 3, _packed(key.address), 6, 4, key.port.to_bytes(2, "big"))
 
 
 @lru_cache(maxsize=64)

@@ -108,9 +108,7 @@ def error_text(reply: Reply) -> str:
 
 def family_request(name: str) -> Message:
     """Asks for the number of a generic netlink family."""
-    return Message(
-        CONTROLLER, REQUEST, GENERIC.pack(_GET_FAMILY, 1, 0) + attribute(_FAMILY_NAME, name.encode() + b"\0")
-    )
+    return Message(CONTROLLER, REQUEST, GENERIC.pack(_GET_FAMILY, 1, 0) + attribute(_FAMILY_NAME, name.encode() + b"\0"))
 
 
 def family_id(reply: Reply) -> int:

@@ -79,9 +79,7 @@ def rule(
     return f"{head} {target}".strip()
 
 
-def matching(
-    *matches: str, source: str = "", destination: str = "", in_link: str = "", out_link: str = "", protocol: str = ""
-) -> str:
+def matching(*matches: str, source: str = "", destination: str = "", in_link: str = "", out_link: str = "", protocol: str = "") -> str:
     """What stands before the target, as `Jump.match` wants it; arguments as for `rule`."""
     parts = [
         _negatable("-s", source, _prefix),

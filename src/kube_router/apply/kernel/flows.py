@@ -40,9 +40,7 @@ class Flows:
                     self._delete(self._socket, [entry for entry in self._read(self._socket, family, targets) if _matches(entry, wanted)])
 
     def _read(self, socket: NetlinkSocket, family: Family, targets: set[tuple[str, int]]) -> list[Entry]:
-        questions = (
-            [conntrack.dump(family, target) for target in sorted(targets)] if len(targets) <= _FEW else [conntrack.dump(family)]
-        )
+        questions = [conntrack.dump(family, target) for target in sorted(targets)] if len(targets) <= _FEW else [conntrack.dump(family)]
         entries = (conntrack.parse(reply) for question in questions for reply in socket.dump(question))
         return [entry for entry in entries if entry is not None]
 

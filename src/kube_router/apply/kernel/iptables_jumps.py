@@ -32,9 +32,7 @@ def observed(key: JumpKey, rules: Sequence[str], known: Mapping[JumpKey, Jump], 
     return Jump(match=match, first=_leads(rules, at, ours), rank=UNPLACED)
 
 
-def settle(
-    wanted: Mapping[JumpKey, Jump | None], rules: Sequence[str], known: Mapping[JumpKey, Jump], ours: Ours
-) -> list[tables.Line]:
+def settle(wanted: Mapping[JumpKey, Jump | None], rules: Sequence[str], known: Mapping[JumpKey, Jump], ours: Ours) -> list[tables.Line]:
     """Lines that make these jumps of one built-in chain as wanted (None: gone); none for those that are."""
     now = list(rules)
     lines: list[tables.Line] = []

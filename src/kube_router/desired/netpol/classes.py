@@ -31,9 +31,7 @@ def _class_rules(known: PolicyClass, family: Family) -> tuple[str, ...]:
         for name in known.policies
     ]
     everyone = ", ".join(str(name) for name in known.policies) or "pods that share an address"
-    log = rules.rule(
-        rules.nflog(names.LOG_GROUP), rules.limit(10, "min", burst=10), names.comment(everyone, f"{known.direction} log-drop")
-    )
+    log = rules.rule(rules.nflog(names.LOG_GROUP), rules.limit(10, "min", burst=10), names.comment(everyone, f"{known.direction} log-drop"))
     return (*policies, log, rules.rule(rules.reject(family), names.comment(everyone, f"{known.direction} reject")))
 
 
@@ -53,9 +51,7 @@ def dispatch_state(direction: Direction, *, index: PolicyIndex, families: Iterab
             lines.insert(0, rules.rule(rules.ACCEPT, rules.match_set(isolated, side, negate=True)))
         if to_self:
             lines.append(rules.rule(rules.ACCEPT, rules.match_set(set_name(names.SELF, family), "src", "dst")))
-        lines += [
-            rules.rule(rules.goto(names.class_chain(one)), rules.match_set(names.class_set(one, family), side)) for one in known
-        ]
+        lines += [rules.rule(rules.goto(names.class_chain(one)), rules.match_set(names.class_set(one, family), side)) for one in known]
         lines.append(rules.rule(rules.DROP, rules.comment("isolated, but in no class")))
         state[ChainKey(family, names.TABLE, names.DISPATCH[direction])] = Chain(tuple(lines))
     return Desired(state)

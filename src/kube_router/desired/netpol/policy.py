@@ -73,9 +73,7 @@ def _line(peer: PeerMatch, port: PortMatch, direction: Direction, comment: str) 
 
 
 def _notes(policy: NetworkPolicy, own_rules: Iterable[PolicyRule], direction: Direction, index: PolicyIndex) -> tuple[Note, ...]:
-    asked = {
-        NamedPort(direction, port.protocol, port.port) for rule in own_rules for port in rule.ports if isinstance(port.port, str)
-    }
+    asked = {NamedPort(direction, port.protocol, port.port) for rule in own_rules for port in rule.ports if isinstance(port.port, str)}
     return tuple(
         Note(
             Ref(Kind.NETWORK_POLICY, policy.name),

@@ -38,8 +38,7 @@ def port_matches(ports: Sequence[PolicyPort], direction: Direction, family: Fami
         matches += [PortMatch(protocol, match) for match in _number_matches(protocol, _merged(numbers))]
         names = {port.port for port in own if isinstance(port.port, str)}
         matches += [
-            PortMatch("", rules.match_set(port_set(NamedPort(direction, protocol, name), family), "dst", "dst"))
-            for name in sorted(names)
+            PortMatch("", rules.match_set(port_set(NamedPort(direction, protocol, name), family), "dst", "dst")) for name in sorted(names)
         ]
     return matches
 

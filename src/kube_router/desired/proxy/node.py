@@ -80,9 +80,7 @@ def _sysctls(kernel: tuple[int, int]) -> dict[str, str]:
 
 
 def _sets(family: Family, around: Surroundings) -> dict[Key, Value]:
-    state: dict[Key, Value] = {
-        SetKey(names.set_name(base, family)): SetSpec(kind, family) for base, kind in _SET_TYPES.items()
-    }
+    state: dict[Key, Value] = {SetKey(names.set_name(base, family)): SetSpec(kind, family) for base, kind in _SET_TYPES.items()}
     # The primary address may be in the set of VIPs for its node ports: it must be here before it is on a link, too.
     for address in {*around.local, around.primary[family]}:
         if address and family_of(address) == family:
@@ -94,9 +92,7 @@ def _input(family: Family, *, permit: bool) -> dict[Key, Value]:
     key = ChainKey(family, "filter", names.SERVICES_CHAIN)
     if not permit:
         return {key: Chain(())}
-    rules = [
-        rule(ACCEPT, comment(_icmp_comment(name)), icmp_type(family, name), protocol=ICMP_PROTOCOL[family]) for name in _ICMP[family]
-    ]
+    rules = [rule(ACCEPT, comment(_icmp_comment(name)), icmp_type(family, name), protocol=ICMP_PROTOCOL[family]) for name in _ICMP[family]]
     rules.append(
         rule(
             ACCEPT,
