@@ -15,7 +15,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -47,12 +48,26 @@ def packages(*sections: str) -> list[str]:
     return found
 
 
-def run(command: Sequence[str], **environment: str) -> None:
-    """Run a command, its output straight to the terminal; SetupFailed when it fails."""
+def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None, shown: tuple[str, ...] = ("",)) -> None:
+    """Run a command and pass on the lines that begin with one of `shown`; all the last ones, and SetupFailed, when it fails."""
     print("\n   $ " + " ".join(command), flush=True)
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, env={**os.environ, **environment}, check=False)
-    if done.returncode != 0:
-        raise SetupFailed(f"`{' '.join(command)}` ended with {done.returncode}")
+    last: deque[str] = deque(maxlen=20)
+    with subprocess.Popen(
+        command,
+        env={**os.environ, **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        for line in process.stdout or ():
+            last.append(line.rstrip())
+            if line.strip().startswith(shown):
+                print(f"     {line.rstrip()}"[:120], flush=True)
+    if process.returncode != 0:
+        print("\n".join(last), flush=True)
+        raise SetupFailed(f"`{' '.join(command)}` ended with {process.returncode}")
 
 
 def debian_packages(*sections: str) -> str:
@@ -73,10 +88,10 @@ def debian_packages(*sections: str) -> str:
     if os.geteuid() != 0:
         raise SetupFailed(f"run as root, or install first: apt-get install {' '.join(missing)}")
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    run(["apt-get", "update", "-q"], **quiet)
+    run(["apt-get", "update", "-q"], environment=quiet)
     # Services of these packages must not start here: gobgpd would listen on the machine's own address.
     with _no_services():
-        run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing], **quiet)
+        run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing], environment=quiet)
     return f"{len(missing)} installed"
 
 
@@ -108,8 +123,8 @@ def python_environment() -> str:
     if not python.exists() or subprocess.run([python, "-c", ""], check=False).returncode != 0:
         run([_base_python(), "-m", "venv", "--clear", str(VENV)])
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
-    run([*pip, "install", "--progress-bar=off", "--requirement", str(LOCK)])
-    run([*pip, "install", "--quiet", "--no-deps", "--editable", str(REPOSITORY)], PIP_CONSTRAINT=str(LOCK))
+    run([*pip, "install", "--progress-bar=off", "--requirement", str(LOCK)], shown=("Collecting", "Building", "Installing", "ERROR"))
+    run([*pip, "install", "--quiet", "--no-deps", "--editable", str(REPOSITORY)], environment={"PIP_CONSTRAINT": str(LOCK)})
     stamp.write_text(digest)
     return done
 
@@ -130,7 +145,7 @@ def speaker_v4() -> str:
         return f"{GOBGP_VERSION} is built"
     GOBGP_V4.mkdir(parents=True, exist_ok=True)
     for name in ("gobgpd", "gobgp"):
-        run(["go", "install", f"github.com/osrg/gobgp/v4/cmd/{name}@{GOBGP_VERSION}"], GOBIN=str(GOBGP_V4))
+        run(["go", "install", f"github.com/osrg/gobgp/v4/cmd/{name}@{GOBGP_VERSION}"], environment={"GOBIN": str(GOBGP_V4)})
     return f"{GOBGP_VERSION} built"
 
 
