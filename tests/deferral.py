@@ -169,8 +169,7 @@ def _lost(item: pytest.Item, run: _KernelRun, where: str) -> pytest.TestReport:
 def _say(session: pytest.Session, text: str) -> None:
     reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
-        reporter.ensure_newline()
-        reporter.write_line(text)
+        reporter.write_line(f"\n{text}")  # not in the line of dots
 
 
 class Reporting:
