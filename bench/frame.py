@@ -88,9 +88,7 @@ def company(load: float, processors: int) -> str:
     """A warning for people when others keep the machine busy, from its load average before anything was measured; empty when none do."""
     if load < processors / 2:
         return ""
-    return (
-        f"load average was {load:.1f} on {processors} processors before the start: others were at work, times are longer than they need be"
-    )
+    return f"load average was {load:.1f} on {processors} processors before: others were at work, times are longer than they need be"
 
 
 def median(measure: Callable[[], float], times: int = 5) -> float:
