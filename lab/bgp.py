@@ -112,10 +112,19 @@ def streams(packets: Iterable[Packet], *, source: str) -> list[list[tuple[float,
     return [[flow[sequence] for sequence in sorted(flow)] for flow in found.values()]
 
 
-def _tcp_sequence(packet: Packet) -> int:
-    end = len(packet.frame)
+def endings(packets: Iterable[Packet]) -> list[Packet]:
+    """The packets that end a TCP connection to or from port 179: FIN or RST."""
+    found = (one for one in packets if one.protocol == 6 and one.has_port(PORT))
+    return [one for one in found if _tcp_header(one)[13] & 0x05]  # a frame with ports holds a whole header
+
+
+def _tcp_header(packet: Packet) -> bytes:
     start = 14 + (40 if ":" in packet.source else (packet.frame[14] & 0x0F) * 4)
-    return int.from_bytes(packet.frame[start + 4 : start + 8], "big") if start + 8 <= end else 0
+    return packet.frame[start : start + 20]
+
+
+def _tcp_sequence(packet: Packet) -> int:
+    return int.from_bytes(_tcp_header(packet)[4:8], "big")
 
 
 def messages(pieces: Iterable[tuple[float, bytes]]) -> list[Message]:

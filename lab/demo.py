@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,7 +75,9 @@ def play(stage: Stage, printer: Printer, steps: Sequence[Step], *, shown: Sequen
         start = time.monotonic()
         try:
             step.play(stage)
-        except Broken:
+        except Exception as error:  # noqa: BLE001  the verdict must be said whatever went wrong
+            if not isinstance(error, Broken):
+                printer.broke("the step was played to its end", traceback.format_exc())
             outcome[step.number] = False
             printer.title(f"  {CROSS} step {step.number} broke after {time.monotonic() - start:.0f} s")
             break

@@ -128,6 +128,9 @@ class Speaker(Process):
         command = [binary, "--api-hosts", f"unix://{GOBGP_SOCKET}", "--pprof-disable", "--log-plain", *arguments]
         super().__init__("gobgpd", space, command, log=log, environment={"GOMAXPROCS": "1"})
         self.socket = space.root / GOBGP_SOCKET.lstrip("/")
+        # the command of the same release, for v3 and v4 do not understand each other; Debian's is the one on the path
+        tool = Path(binary).with_name("gobgp")
+        self.command_line_tool = f"{tool.name if tool.parent == Path('/usr/bin') else tool} --target unix://{GOBGP_SOCKET}"
 
     def start(self, *more: str) -> Process:
         self.socket.parent.mkdir(parents=True, exist_ok=True)

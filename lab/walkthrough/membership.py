@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
-import subprocess
+import time
 from collections.abc import Sequence
 
 from lab import bgp
 from lab.addresses import pod_cidrs
 from lab.capture import Packet
 from lab.node import Node
-from lab.processes import CNI_FILE, GOBGP_SOCKET
+from lab.processes import CNI_FILE
+from lab.route_notices import RouteNotices
 from lab.topology import UPLINK
+from lab.waiting import SLOWNESS
 from lab.walkthrough.arrival import greeter
 from lab.walkthrough.holds import all_hold, answers, ranges_routed
 from lab.walkthrough.picture import addresses, ip_sets, pod_ranges, route_to, routes
@@ -19,7 +22,7 @@ from lab.walkthrough.stage import Stage
 
 NEW_RANGES = ("10.233.70.0/24", "fd00:70::/64")
 ASN, HOLD_TIME, RESTART_TIME = 64512, 90, 90
-GOBGP = f"gobgp --target unix://{GOBGP_SOCKET}"
+UNROUTED_WITHIN = 1.0  # seconds
 
 
 def delete_node(stage: Stage) -> None:
@@ -29,9 +32,12 @@ def delete_node(stage: Stage) -> None:
     others = [node for name, node in cluster.nodes.items() if name != "node3"]
     before = {node.name: _routes_but(stage, node, ranges) for node in others}
     stage.do("node3's Node object is deleted.")
-    cluster.node("node3").leave()
-    for node in others:
-        _hold_unrouted(stage, node, ranges)
+    with contextlib.ExitStack() as stack:
+        notices = {node.name: stack.enter_context(RouteNotices(node.space)) for node in others}
+        deleted = time.monotonic()
+        cluster.node("node3").leave()
+        for node in others:
+            _hold_unrouted(stage, node, ranges, notices=notices[node.name], since=deleted)
     stage.show("node1", "ip route")
     after = {node.name: _routes_but(stage, node, ranges) for node in others}
     stage.hold("every other route of node1 and node2 stays", lambda: after == before, seen=lambda: (before, after))
@@ -44,12 +50,23 @@ def _routes_but(stage: Stage, node: Node, without: Sequence[str]) -> dict[str, s
     return {to: how for family in families for to, how in routes(node, family).items() if to not in without}
 
 
-def _hold_unrouted(stage: Stage, node: Node, ranges: Sequence[str]) -> None:
+def _hold_unrouted(stage: Stage, node: Node, ranges: Sequence[str], *, notices: RouteNotices, since: float) -> None:
+    def seconds() -> list[float]:
+        return [round(notice.at - since, 2) for prefix in ranges if (notice := notices.gone(prefix))]
+
     stage.hold(
-        f"within a second {node.name} has no route to {' and '.join(ranges)}",
-        lambda: not any(route_to(node, prefix) for prefix in ranges),
-        seconds=1,
+        f"{node.name} loses its route to {' and '.join(ranges)}",
+        lambda: len(seconds()) == len(ranges) and not any(route_to(node, prefix) for prefix in ranges),
+        seconds=10,
         seen=lambda: routes(node),
+    )
+    allowed = UNROUTED_WITHIN * SLOWNESS
+    slow = f", which stands for {UNROUTED_WITHIN:g} s on this slow kernel" if SLOWNESS > 1 else ""
+    took = max(seconds())
+    all_hold(
+        stage,
+        [(f"by the kernel's own notice that was {took:.2f} s after the deletion; allowed are {allowed:g} s{slow}", took <= allowed)],
+        seen=seconds(),
     )
 
 
@@ -208,13 +225,18 @@ def restart_daemon(stage: Stage) -> None:
     stage.do("Datagrams go from hello-node1 to hello-node3 all the while; the daemon on node3 is killed and started.")
     before = {node.name: _routes_but(stage, node, ()) for node in cluster.nodes.values()}
     stream = cluster.stream("hello-node1", "hello-node3:5000/udp")
-    with node1.capture(UPLINK, keep=_of_bgp) as capture, _RouteNotices(node1, node3) as notices:
+    with (
+        node1.capture(UPLINK, keep=_of_bgp) as capture,
+        RouteNotices(node1.space) as notices1,
+        RouteNotices(node3.space) as notices3,
+    ):
         node3.daemon.kill()
-        stage.show("node1", f"{GOBGP} neighbor")
         node3.start_daemon()
         stage.hold("the daemon on node3 is ready again", lambda: node3.fetch("/readyz")[0] == 200, seconds=60)
         stage.show("node3", "busybox wget -q -O - http://127.0.0.1:20244/readyz")
+        sessions = stage.show("node1", f"{node1.speaker.command_line_tool} neighbor")
         tally = stream.stop()
+    moved = [*notices1.notices, *notices3.notices]
     kinds = {
         message.name
         for source in (node1.address, node3.address)
@@ -227,29 +249,10 @@ def restart_daemon(stage: Stage) -> None:
         [
             (f"no packet between the pods is lost: {tally.sent} sent, {len(tally.lost)} lost", tally.sent > 0 and not tally.lost),
             ("no session drops: no OPEN, no NOTIFICATION", not kinds & {"OPEN", "NOTIFICATION"}),
-            ("no route to pods moves on node1 and node3", not notices.about_pods()),
+            ("no connection between speakers ends: no FIN, no RST", not bgp.endings(capture.packets)),
+            ("no route moves on node1 and node3", not moved and not notices1.missed and not notices3.missed),
+            ("node1's speaker has both sessions", sessions.count("Establ") == len(cluster.nodes) - 1),
             ("every node's routes are what they were", after == before),
         ],
-        seen=(tally, kinds, notices.about_pods(), before, after),
+        seen=(tally, kinds, moved, sessions, before, after),
     )
-
-
-class _RouteNotices:
-    """What the kernel says about routes on some nodes while this context lasts."""
-
-    def __init__(self, *nodes: Node) -> None:
-        command = ["ip", "-o", "monitor", "route"]
-        self._watching = [node.space.popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for node in nodes]
-        self._lines: list[str] = []
-
-    def __enter__(self) -> _RouteNotices:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._watching:
-            process.kill()
-            self._lines += process.communicate()[0].splitlines()
-
-    def about_pods(self) -> list[str]:
-        """Notices about ranges of pods; those about neighbours and local addresses are no routes."""
-        return [line for line in self._lines if "10.233." in line or "fd00:6" in line or "fd00:7" in line]

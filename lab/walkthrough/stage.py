@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from lab.cluster import Cluster
 from lab.kubectl import table
 from lab.node import Node
+from lab.space import CommandFailed
 from lab.waiting import NotYet, wait_for
 
 
@@ -41,8 +42,12 @@ class Stage:
         self._teller.did(text)
 
     def show(self, where: str, command: str) -> str:
-        """Run what a person would type, on a node; its output is shown and handed back."""
-        output = self.node(where).run(["sh", "-c", command], check=False).rstrip()
+        """Run what a person would type, on a node; its output is shown and handed back. Broken when it fails."""
+        try:
+            output = self.node(where).run(["sh", "-c", command]).rstrip()
+        except CommandFailed as failure:
+            self._teller.broke(f"{where}# {command}", str(failure))
+            raise Broken(str(failure)) from None
         self._teller.showed(where, command, output)
         return output
 

@@ -17,6 +17,7 @@ from lab.api.faults import Fault
 from lab.cluster import Cluster
 from lab.probe import ALLOW, REFUSED, SILENT
 from lab.processes import Process
+from lab.route_notices import RouteNotices
 from lab.space import CommandFailed, Space
 from lab.waiting import SLOWNESS, wait_for
 
@@ -228,3 +229,23 @@ def test_a_speaker_starts_over_the_socket_of_a_killed_one(cluster: Cluster) -> N
         cluster.node("node1").space.call(listening.connect, "/run/kube-router/gobgp.sock")
     speaker.kill()
     assert not cluster.node("node2").file("/run/kube-router/gobgp.sock").exists()
+
+
+def test_every_route_that_comes_or_goes_is_noticed_with_its_moment(cluster: Cluster) -> None:
+    node = cluster.node("node1")
+    with RouteNotices(node.space) as notices:
+        start = time.monotonic()
+        node.run("ip route add 198.18.7.0/24 via 192.168.50.1")
+        node.run("ip -6 route add fd00:99::/64 via fd00:50::1")
+        node.run("ip route del 198.18.7.0/24")
+        wait_for("three notices", lambda: len(notices.notices) == 3, seconds=5)
+    node.run("ip -6 route del fd00:99::/64")
+    told = [(notice.gone, notice.prefix, notice.gateway) for notice in notices.notices]
+    assert told == [
+        (False, "198.18.7.0/24", "192.168.50.1"),
+        (False, "fd00:99::/64", "fd00:50::1"),
+        (True, "198.18.7.0/24", "192.168.50.1"),
+    ]
+    moments = [notice.at for notice in notices.notices]
+    assert start < moments[0] < moments[1] < moments[2] < time.monotonic()
+    assert not notices.missed

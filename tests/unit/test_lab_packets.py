@@ -10,6 +10,7 @@ import pytest
 from lab import bgp
 from lab.capture import Packet, parse
 from lab.probe import Target, parse_target
+from lab.route_notices import RouteNotice, parse_notices
 
 ETHERNET4, ETHERNET6 = b"\0" * 12 + b"\x08\0", b"\0" * 12 + b"\x86\xdd"
 
@@ -149,7 +150,44 @@ def test_what_is_not_bgp_is_refused_and_what_is_cut_off_left_out() -> None:
     assert [found.kind for found in bgp.messages([(0.0, OPEN + UPDATE[:-1])])] == [bgp.OPEN]
 
 
+def test_the_end_of_a_connection_is_seen() -> None:
+    ends = {flags: ipv4(6, tcp(179, 4000, b"")[:13] + bytes([flags]) + b"\0" * 6) for flags in (0x10, 0x11, 0x14, 0x02)}
+    ended = bgp.endings([parse(frame, at=float(flags)) for flags, frame in ends.items()])
+    assert [int(packet.at) for packet in ended] == [0x11, 0x14]
+
+
 def test_a_packet_knows_its_ports() -> None:
     packet = Packet(0.0, b"", False, source_port=1, target_port=179)
     assert packet.has_port(179)
     assert not packet.has_port(2)
+
+
+def route_notice(kind: int, prefix: bytes, bits: int, gateway: bytes, *, table: int = 254, flags: int = 0) -> bytes:
+    family = socket.AF_INET if len(prefix) == 4 else socket.AF_INET6
+    body = struct.pack("=BBBBBBBBI", family, bits, 0, 0, table, 17, 0, 1, flags)
+    for number, value in ((1, prefix), (5, gateway)):
+        body += struct.pack("=HH", 4 + len(value), number) + value if value else b""
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+
+PREFIX, GATEWAY = bytes([10, 233, 65, 0]), bytes([192, 168, 50, 52])
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (route_notice(24, PREFIX, 24, GATEWAY), [RouteNotice(1.0, False, "10.233.65.0/24", "192.168.50.52")]),
+        (route_notice(25, PREFIX, 24, b""), [RouteNotice(1.0, True, "10.233.65.0/24")]),
+        (route_notice(24, b"\xfd" + b"\0" * 15, 8, b""), [RouteNotice(1.0, False, "fd00::/8")]),
+        (route_notice(24, PREFIX, 24, GATEWAY, table=77), []),
+        (route_notice(24, PREFIX, 24, GATEWAY, flags=0x200), []),
+        (route_notice(28, PREFIX, 24, GATEWAY), []),
+        (
+            route_notice(25, PREFIX, 24, b"") + route_notice(24, PREFIX, 25, b""),
+            [RouteNotice(1.0, True, "10.233.65.0/24"), RouteNotice(1.0, False, "10.233.65.0/25")],
+        ),
+        (b"", []),
+    ],
+)
+def test_a_notice_tells_which_route_came_or_went(data: bytes, expected: list[RouteNotice]) -> None:
+    assert list(parse_notices(data, at=1.0)) == expected
