@@ -130,6 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     printer.did(f"Three nodes, their wires and an API server are being made{slow}.")
     more = {"speaker": options.gobgpd} if options.gobgpd else {}
     with Cluster(nodes=3, ipv6=not options.ipv4_only, work=options.work, **more) as cluster:
+        printer.did(f"They stand after {time.monotonic() - start:.0f} s.")
         outcome = play(Stage(cluster, printer), printer, with_what_they_need(asked), shown=asked)
         if options.keep:
             shell(cluster)
