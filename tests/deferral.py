@@ -25,7 +25,7 @@ from lab import kernel, kernel_features
 HERE = "in place"
 # For people: send every test with needs to the lab kernel, even where this kernel would do; how long it may take in all.
 ALWAYS = bool(os.environ.get("LAB_KERNEL_ALWAYS"))
-TIMEOUT_SECONDS = float(os.environ.get("LAB_KERNEL_TIMEOUT", "1500"))
+TIMEOUT_SECONDS = float(os.environ.get("LAB_KERNEL_TIMEOUT", "1700"))
 _TAIL_LINES = 60
 
 
