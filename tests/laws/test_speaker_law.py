@@ -29,7 +29,7 @@ addresses = st.lists(
     st.sampled_from(["192.168.50.50", "192.168.50.51", "192.168.50.52", "fd00:50::50", "fd00:50::51"]), max_size=3, unique=True
 )
 cidrs = st.lists(st.sampled_from(["10.233.64.0/24", "10.233.65.0/24", "fd00:64::/64"]), max_size=2, unique=True)
-nodes = st.builds(Node, name=names, addresses=addresses.map(tuple), pod_cidrs=cidrs.map(tuple))
+nodes = st.builds(Node, name=names, addresses=addresses.map(tuple), pod_cidrs=cidrs.map(tuple), created=st.sampled_from(["2024", "2025"]))
 gone = names.map(lambda name: (Kind.NODE, name))
 histories = st.lists(st.one_of(nodes, nodes, gone), max_size=12)
 numbers = st.frozensets(st.integers(0, 40), max_size=6)

@@ -47,7 +47,11 @@ def test_a_node_lists_internal_addresses_before_external_ones_and_no_host_names(
     node = good(
         Kind.NODE,
         {
-            "metadata": {"labels": {"zone": "a"}, "annotations": {"kube-router.io/node.asn": "64512"}},
+            "metadata": {
+                "creationTimestamp": "2025-01-02T03:04:05Z",
+                "labels": {"zone": "a"},
+                "annotations": {"kube-router.io/node.asn": "64512"},
+            },
             "spec": {
                 "podCIDR": "10.1.0.0/24",
                 "podCIDRs": ["10.1.0.0/24", "FD00:1::/64"],
@@ -73,6 +77,7 @@ def test_a_node_lists_internal_addresses_before_external_ones_and_no_host_names(
         addresses=("192.168.0.1", "fd00::1", "203.0.113.1"),
         provider_id="aws:///i-1",
         unschedulable=True,
+        created="2025-01-02T03:04:05Z",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from kube_router.cache.cache import Cache
@@ -176,6 +177,15 @@ def test_an_odd_node_is_named_and_bothers_no_other(odd: Node, reason: str) -> No
     assert [(note.about.name, note.reason) for note in desired.notes] == [(odd.name, reason)]
     healthy = neighbor(NODE2, NODE1, nodes, DUAL)
     assert list(healthy.state) == [NeighborKey("192.168.50.51")]
+
+
+def test_of_two_nodes_with_one_address_the_older_one_keeps_it() -> None:
+    """A newcomer with fewer families would otherwise end the session of the node that has worked for long."""
+    old = msgspec.structs.replace(NODE2, created="2024-01-02T03:04:05Z")
+    new = msgspec.structs.replace(node("another", "192.168.50.51", cidrs=("10.233.70.0/24",)), created="2025-01-02T03:04:05Z")
+    nodes = store(NODE1, old, new).view.nodes
+    assert list(neighbor(old, NODE1, nodes, DUAL).state) == [NeighborKey("192.168.50.51")]
+    assert [note.reason for note in neighbor(new, NODE1, nodes, DUAL).notes] == ["DuplicateAddress"]
 
 
 def test_a_node_without_a_common_family_is_named() -> None:

@@ -84,6 +84,7 @@ def node(wire: NodeWire, faults: Faults) -> Node:
         addresses=tuple(dict.fromkeys((*found["InternalIP"], *found["ExternalIP"]))),
         provider_id=spec.provider_id if spec is not None else "",
         unschedulable=spec.unschedulable if spec is not None else False,
+        created=wire.metadata.creation_timestamp or "",
     )
 
 

@@ -44,7 +44,7 @@ class SpeakerController:
                 continue
             now = view.nodes.get(ref.name)
             was = before if isinstance(before, Node) else None
-            if was is not None and now is not None and (was.addresses, was.pod_cidrs) == (now.addresses, now.pod_cidrs):
+            if was is not None and now is not None and _facts(was) == _facts(now):
                 continue
             yield ref
             if ref.name == self._own:
@@ -68,3 +68,7 @@ class SpeakerController:
             return rules(own, view.nodes.values(), self._options)
         assert isinstance(item, Ref)
         return neighbor(view.nodes.get(item.name), own, view.nodes, self._options)
+
+
+def _facts(node: Node) -> tuple[object, ...]:
+    return node.addresses, node.pod_cidrs, node.created

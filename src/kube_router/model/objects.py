@@ -48,7 +48,8 @@ class Ref(NamedTuple):
 
 
 class Node(msgspec.Struct, frozen=True, gc=False):
-    """v1 Node. `addresses`: InternalIPs in order, then ExternalIPs; host names left out. `annotations`: those with our prefix."""
+    """v1 Node. `addresses`: InternalIPs in order, then ExternalIPs; host names left out. `annotations`: those with our prefix.
+    `created`: creationTimestamp text (RFC 3339 sorts as text)."""
 
     name: Name
     uid: str = ""
@@ -58,6 +59,7 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     addresses: tuple[str, ...] = ()
     provider_id: str = ""
     unschedulable: bool = False
+    created: str = ""
 
 
 class ContainerPort(msgspec.Struct, frozen=True, gc=False):

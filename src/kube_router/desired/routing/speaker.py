@@ -135,6 +135,7 @@ def neighbor(node: Node | None, own: Node | None, nodes: Store[Node], options: O
 
 
 def _fault(node: Node, own: Node, nodes: Store[Node]) -> Note | None:
+    """Why there can be no session with this node. An address that several claim is the oldest one's: a newcomer disturbs nobody."""
     about = Ref(Kind.NODE, node.name)
     address = primary(node)
     if not address:
@@ -144,7 +145,7 @@ def _fault(node: Node, own: Node, nodes: Store[Node]) -> Note | None:
         return Note(about, "AddressFamilyMismatch", f"{mismatch}: no BGP session between them")
     holder = min(
         (other for other in nodes.by("address", address) if primary(other) == address),
-        key=lambda other: (other.name != own.name, not other.pod_cidrs, other.name),
+        key=lambda other: (other.name != own.name, not other.pod_cidrs, other.created, other.name),
     )
     if holder.name != node.name:
         return Note(about, "DuplicateAddress", f"address {address} is also that of node {holder.name}, which keeps it")
