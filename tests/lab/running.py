@@ -22,12 +22,12 @@ _LABEL = re.compile(r'="([^"]*)"')
 
 
 @contextmanager
-def running(*flags: str, nodes: int = 2, before: Callable[[Cluster], None] = lambda _: None) -> Iterator[Cluster]:
+def running(*flags: str, nodes: int = 2, iptables: str = "nft", before: Callable[[Cluster], None] = lambda _: None) -> Iterator[Cluster]:
     """A cluster whose nodes have routes to each other; on node N runs pod-N, which a policy lets pods with its label reach.
 
     `before` is called while no daemon has started yet.
     """
-    with Cluster(nodes=nodes) as cluster:
+    with Cluster(nodes=nodes, iptables=iptables) as cluster:
         before(cluster)
         cluster.start_daemons(*NO_PROXY, *flags)
         cluster.wait_for_nodes()

@@ -79,6 +79,28 @@ def test_a_killed_daemon_comes_back_without_a_lost_packet_a_dropped_session_or_a
     assert drift(node) == {}
 
 
+@pytest.mark.needs("iptables_legacy")
+def test_a_restart_writes_nothing_into_legacy_iptables_either() -> None:
+    """Of which no notice ever tells: the kernel is handed whole tables as a socket option."""
+    with running(nodes=1, iptables="legacy") as made:
+        only = made.node("node1")
+        before = settled(only)
+        assert "KUBE-ROUTER-FORWARD" in before["iptables-legacy-save"]
+        assert "KUBE-ROUTER" not in before["iptables-nft-save"] + before["nft -a list ruleset"]
+        only.daemon.kill()
+        start_traced(only)
+        only.wait_until_ready()
+        time.sleep(SETTLING * SLOWNESS)
+        assert writes(only) == {}
+        assert changes(before, state(only)) == []
+        only.daemon.kill()
+        only.run("iptables-legacy -D FORWARD -j KUBE-ROUTER-PODS")
+        start_traced(only)
+        only.wait_until_ready()
+        wait_for("the jump is back", lambda: not changes(before, state(only)), seconds=10)
+        assert writes(only) == {"IPT_SO_SET_REPLACE": 1}
+
+
 def test_what_vanished_while_the_daemon_was_dead_is_put_back_and_nothing_else(cluster: Cluster, node: Node) -> None:
     prefix4, prefix6 = pod_ranges(cluster.objects, "node2")
     before = settled(node)
