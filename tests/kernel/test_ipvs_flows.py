@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -52,6 +53,10 @@ def send(family: int, *targets: tuple[str, int], times: int = 1) -> None:
     for target in targets * times:
         with socket.socket(FAMILY[family], socket.SOCK_DGRAM) as client:
             client.sendto(b"hello", target)
+            # Tracked once it has arrived, which on a busy machine is after sendto returns.
+            arrived, _, _ = select.select(listeners, [], [], 10)
+            for listener in arrived:
+                listener.recv(64)
     for listener in listeners:
         listener.close()
 
