@@ -35,6 +35,7 @@ from lab import kernel_disk, kernel_features
 from lab.kernel_disk import Disk
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+_LOOKED_UP = ("protocols", "services", "nsswitch.conf", "resolv.conf", "hosts", "gai.conf")
 _DISK_MODULES = ("virtio_blk", "squashfs")
 INSIDE = "LAB_KERNEL"  # set, to the kernel's release, in the environment of everything that runs inside
 
@@ -164,6 +165,11 @@ def guest_script(command: Sequence[str], boot: Boot, kernel: str, disks: Sequenc
             "mkdir -p /run/home /run/netns",
             "for folder in /var/lib/cni /etc/cni /opt/cni; do",
             "  mkdir -p $folder && mount -t tmpfs tmpfs $folder",
+            "done",
+            # The C library opens these for every line of `ipset restore` and `ipvsadm -R`: milliseconds each over 9p.
+            "mkdir -p /run/etc && mount -t tmpfs tmpfs /run/etc",
+            f"for file in {' '.join(_LOOKED_UP)}; do",
+            "  test -f /etc/$file && cp /etc/$file /run/etc/ && mount --bind /run/etc/$file /etc/$file",
             "done",
             "ip link set lo up",
             f"modprobe --quiet --all {' '.join((*kernel_features.MODULES, *_network_modules(boot), *_DISK_MODULES))}",
