@@ -215,13 +215,13 @@ def test_packets_find_a_route_at_every_moment_of_its_changes(target: RouteTarget
 
     looker = threading.Thread(target=look)
     looker.start()
-    for turn in range(400):
-        before, after = ways[turn % 4], ways[(turn + 1) % 4]
-        assert target.apply([Change(key, before, after)]) == {}
+    turn = 0
+    while not lost and (turn < 400 or looks[0] < 400):  # as long as it takes on a slow machine
+        assert target.apply([Change(key, ways[turn % 4], ways[(turn + 1) % 4])]) == {}
+        turn += 1
     done.set()
     looker.join()
     assert lost == []
-    assert looks[0] > 400
 
 
 @pytest.mark.parametrize(
