@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import time
 import tomllib
@@ -262,6 +263,19 @@ def test_the_speaker_is_ended_without_a_word_to_its_peers(tmp_path: Path) -> Non
     sidecar.terminate()
     assert sidecar.wait(10) == 0
     assert said.read_text() == "started\n"
+
+
+@pytest.mark.parametrize("argument", ["--api-hosts={0},127.0.0.1:50051", "--api-hosts=127.0.0.1:50051,{0}", "{0}"])
+def test_a_speaker_that_was_killed_is_started_over_the_socket_that_it_left(tmp_path: Path, argument: str) -> None:
+    fake, left, other = tmp_path / "gobgpd", tmp_path / "gobgp.sock", tmp_path / "other.sock"
+    fake.write_text(f"#!/bin/sh\ntest ! -e {left}\n")
+    fake.chmod(0o755)
+    for path in (left, other):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    command = [REPOSITORY / "deploy" / "gobgpd-sidecar", "--pprof-disable", argument.format(f"unix://{left}")]
+    assert subprocess.run(command, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False).returncode == 0
+    assert other.is_socket(), "only what its arguments name"
 
 
 def test_a_speaker_that_ends_by_itself_ends_its_container(tmp_path: Path) -> None:
