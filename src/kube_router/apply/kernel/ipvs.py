@@ -16,20 +16,22 @@ import errno
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from kube_router.apply.kernel.flows import Flows
 from kube_router.apply.kernel.netlink_socket import GENERIC, Fault, NetlinkSocket
-from kube_router.codec import ipvs
+from kube_router.codec import ipvs, ipvs_table
 from kube_router.codec.conntrack import UDP, Flow
 from kube_router.codec.netlink import Message, Reply
 from kube_router.kit.errors import Rejected, Stale
 from kube_router.model.state import Change, Key, Value
-from kube_router.model.state.ipvs import DestinationKey, VirtualServer, VirtualServerKey
+from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
 
 Owned = Callable[[VirtualServerKey], bool]
 
 _MODULE: Final = "ip_vs"
+_TABLE: Final = Path("/proc/thread-self/net/ip_vs")
 _GONE: Final = frozenset({errno.ESRCH, errno.ENOENT})
 _NO_SCHEDULER: Final = errno.ENOENT  # of a new service: request_module("ip_vs_<name>") brought nothing
 
@@ -83,9 +85,10 @@ class IpvsTarget:
                 if key in self._made or key in wanted or (first and self._adopted(key)):
                     self._made.add(key)
                     found[key] = value
+            table = ipvs_table.parse(_table_text())
             for server in [key for key in found if isinstance(key, VirtualServerKey)]:
-                for reply in self._dump(self._packer.dump_destinations(server)):
-                    destination, its = ipvs.parse_destination(reply, server)
+                shown = ipvs_table.destinations(table, server)
+                for destination, its in (self._destinations(server) if shown is None else shown).items():
                     found[destination] = its
             self._made.intersection_update(found)
             return found
@@ -106,6 +109,10 @@ class IpvsTarget:
                     rejected[changes[n].key] = _reason(changes[n], fault, rejected)
             self._remember(changes, rejected)
             return rejected | self._end_flows(changes, rejected, adopted=again)
+
+    def _destinations(self, server: VirtualServerKey) -> dict[DestinationKey, Destination]:
+        replies = self._dump(self._packer.dump_destinations(server))
+        return dict(ipvs.parse_destination(reply, server) for reply in replies)
 
     def _dump(self, request: Message) -> list[Reply]:
         try:
@@ -151,6 +158,14 @@ class IpvsTarget:
             # Refused although it is gone: it will be asked for again, and with it the end of its flows.
             return dict.fromkeys(ending, f"it is gone, but its UDP flows are not: {fault}")
         return {}
+
+
+def _table_text() -> str:
+    """What IPVS shows of the calling thread's network namespace; nothing where it shows nothing."""
+    try:
+        return _TABLE.read_text()
+    except OSError:
+        return ""
 
 
 def _family(socket: NetlinkSocket) -> int:
