@@ -31,7 +31,6 @@ COMMANDS = (
     "sysctl -a --pattern ^net\\.(bridge|ipv4\\.(conf|ip_forward|vs)|ipv6\\.conf)",
     "cat /etc/iproute2/rt_tables",
 )
-IPVS = ("ipvsadm -Sn",)
 _NOISE = (
     (re.compile(r"^#.*\n", re.MULTILINE), ""),  # the tools' comments: times of day, warnings
     (re.compile(r"\[\d+:\d+\]"), "[]"),
@@ -40,9 +39,9 @@ _NOISE = (
 )
 
 
-def state(node: Node, *more: str) -> State:
-    """The node's state now, by the command that shows it; `more` are commands beside the usual."""
-    found = {command: _plain(node.run(command, check=False)) for command in (*COMMANDS, *more)}
+def state(node: Node, commands: Iterable[str] = COMMANDS) -> State:
+    """The node's state now, by the command that shows it."""
+    found = {command: _plain(node.run(command, check=False)) for command in commands}
     config = node.file(CNI_FILE)
     if config.exists():
         facts = config.stat()
@@ -50,12 +49,12 @@ def state(node: Node, *more: str) -> State:
     return found
 
 
-def settled(node: Node, *more: str) -> State:
+def settled(node: Node) -> State:
     """The state once two looks in a row show the same."""
-    looks: list[State] = [state(node, *more)]
+    looks: list[State] = [state(node)]
 
     def still() -> bool:
-        looks.append(state(node, *more))
+        looks.append(state(node))
         return looks[-1] == looks[-2]
 
     wait_for(f"{node.name} settles", still, seconds=20, every=0.3, so_far=lambda: changes(*looks[-2:]))
