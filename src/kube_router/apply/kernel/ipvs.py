@@ -88,8 +88,7 @@ class IpvsTarget:
             table = ipvs_table.parse(_table_text())
             for server in [key for key in found if isinstance(key, VirtualServerKey)]:
                 shown = ipvs_table.destinations(table, server)
-                for destination, its in (self._destinations(server) if shown is None else shown).items():
-                    found[destination] = its
+                found.update(self._destinations(server) if shown is None else shown)
             self._made.intersection_update(found)
             return found
 
