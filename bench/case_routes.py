@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.frame import Row, median, timed, tool
+from bench.frame import CORE, Row, median, timed, tool
 from bench.quiet import Quiet
 from kube_router.apply.files.cni import CniFileTarget
 from kube_router.apply.kernel.commands import Commands
@@ -197,7 +197,7 @@ def _audits(host: Host) -> Iterator[Row]:
     yield Row(
         measure="processor while nothing changes, audits",
         ours=100 * spent / period,
-        unit="% of a core",
+        unit=CORE,
         most=0.5,
         note=f"{spent * 1000:.0f} ms every {period:.0f} s, children included",
     )

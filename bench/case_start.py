@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.daemon import Daemon, program, surroundings
-from bench.frame import Row, median, progress, timed, tool
+from bench.frame import CORE, Row, median, progress, timed, tool
 from lab import kernel_features, manifests
 from lab.api.kinds import Json
 
@@ -100,7 +100,7 @@ def _rest(folder: Path, server: str, flags: list[str], note: str) -> Iterator[Ro
     yield Row(
         measure="processor, idle, audits included",
         ours=100 * (resting + audits),
-        unit="% of a core",
+        unit=CORE,
         most=0.5,
         note=f"{100 * resting:.2f} % at rest, {100 * audits:.2f} % for audits every {RARELY:.0f} s",
     )

@@ -7,8 +7,8 @@ A case is a module `bench/case_NAME.py` with
     def measure() -> Iterator[Row]: ...            # generates its own world; called in a fresh network namespace, as root
 
 It runs in place when the running kernel has all that it needs, else in the lab kernel. Budgets in seconds and milliseconds
-hold for a native run: under emulation a fixed loop is timed on both sides, and times are divided by its factor before they are
-judged. Ratios to the floor, counts and memory are judged as they are.
+hold for a native run, and so do shares of a core: under emulation a fixed loop is timed on both sides, and these are divided by its
+factor before they are judged. Ratios to the floor, counts and memory are judged as they are.
 
 It refuses to hide anything: a case that breaks off has the verdict "not measured", which is a failure too.
 """
@@ -27,12 +27,13 @@ from typing import Final
 
 NATIVE_LOOP: Final = "BENCH_NATIVE_LOOP"  # environment: seconds that the calibration loop takes outside the lab kernel
 _LEFT: Final = (0, 5, 6)  # columns of words
-_TIMES: Final = frozenset({"s", "ms", "us"})
+CORE: Final = "% of a core"  # processor time in a time
+_TIMES: Final = frozenset({"s", "ms", "us", CORE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One measured figure, in `unit` ("s" and "ms" are times, all else is judged as it is).
+    """One measured figure, in `unit` ("s", "ms", "us" and CORE are times of a processor, all else is judged as it is).
 
     `floor`: what the C tools took for the same state in this run, same unit. `most`: budget for the figure itself; `most_ratio`: budget
     for figure / floor. Without either the figure is only told.
@@ -74,8 +75,8 @@ def verdict(case: str, rows: Iterable[Row], factor: float) -> tuple[str, int]:
 
 
 def calibration(times: int = 5) -> float:
-    """Seconds that a fixed piece of Python takes here: the best of some runs, since others only ever make it slower."""
-    return min(_timed(_loop) for _ in range(times))
+    """Seconds of processor that a fixed piece of Python takes here: the best of some runs, since others only ever make it slower."""
+    return min(_processor_time(_loop) for _ in range(times))
 
 
 def emulation_factor() -> float:
@@ -147,6 +148,12 @@ def _timed(function: Callable[[], object]) -> float:
     begin = time.perf_counter()
     function()
     return time.perf_counter() - begin
+
+
+def _processor_time(function: Callable[[], object]) -> float:
+    begin = time.process_time()
+    function()
+    return time.process_time() - begin
 
 
 def _loop() -> None:

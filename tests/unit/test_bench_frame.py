@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.__main__ import load, names
-from bench.frame import Row, company, table, verdict
+from bench.frame import CORE, Row, company, table, verdict
 from lab import kernel_features
 
 
@@ -17,6 +17,8 @@ from lab import kernel_features
         (Row(measure="time", ours=10.1, unit="ms", most=10), 1.0, True),
         (Row(measure="emulated time", ours=130, unit="ms", most=10), 13.0, False),
         (Row(measure="emulated time", ours=131, unit="ms", most=10), 13.0, True),
+        (Row(measure="emulated share of a core", ours=6.5, unit=CORE, most=0.5), 13.0, False),
+        (Row(measure="emulated share of a core", ours=6.6, unit=CORE, most=0.5), 13.0, True),
         (Row(measure="memory is not scaled", ours=91, unit="MiB", most=90), 13.0, True),
         (Row(measure="ratio", ours=3, unit="s", floor=2, most_ratio=1.5), 1.0, False),
         (Row(measure="ratio is not scaled", ours=3.1, unit="s", floor=2, most_ratio=1.5), 13.0, True),
