@@ -14,6 +14,7 @@ from typing import Final
 
 from kube_router.kit.net import canonical_address
 from kube_router.model.names import PROTOCOLS
+from kube_router.model.state import State
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServerKey
 
 _ARROW: Final = "  -> "
@@ -35,12 +36,12 @@ def parse(text: str) -> Table:
     return table
 
 
-def destinations(table: Table, server: VirtualServerKey) -> dict[DestinationKey, Destination] | None:
+def destinations(table: Table, server: VirtualServerKey) -> State | None:
     """Destinations of a service; None when the table does not know the service, or not all about it."""
     lines = table.get(_head(server)) if server.protocol in PROTOCOLS else None
     if lines is None:
         return None
-    found: dict[DestinationKey, Destination] = {}
+    found: State = {}
     for line in lines:
         where, forward, weight, *_ = line[len(_ARROW) :].split()
         address, _, port = where.rpartition(":")

@@ -25,8 +25,8 @@ from kube_router.codec import ipvs, ipvs_table
 from kube_router.codec.conntrack import UDP, Flow
 from kube_router.codec.netlink import Message, Reply
 from kube_router.kit.errors import Rejected, Stale
-from kube_router.model.state import Change, Key, Value
-from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
+from kube_router.model.state import Change, Key, State, Value
+from kube_router.model.state.ipvs import DestinationKey, VirtualServer, VirtualServerKey
 
 Owned = Callable[[VirtualServerKey], bool]
 
@@ -109,7 +109,7 @@ class IpvsTarget:
             self._remember(changes, rejected)
             return rejected | self._end_flows(changes, rejected, adopted=again)
 
-    def _destinations(self, server: VirtualServerKey) -> dict[DestinationKey, Destination]:
+    def _destinations(self, server: VirtualServerKey) -> State:
         replies = self._dump(self._packer.dump_destinations(server))
         return dict(ipvs.parse_destination(reply, server) for reply in replies)
 
