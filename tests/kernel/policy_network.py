@@ -11,6 +11,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import Final
 
 from kube_router.apply.kernel.commands import Commands
@@ -43,6 +44,9 @@ ADDRESSES: Final[dict[str, tuple[str, ...]]] = {
 }
 PORTS: Final = (80, 81)
 PROTOCOLS: Final = ("TCP", "UDP")
+# Every question has a port of its own: the kernel remembers a datagram's flow for two minutes, and would take a question from
+# the same port for more of a flow that an earlier policy had allowed.
+_FIRST_PORT: Final = 1024
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -63,6 +67,7 @@ class PolicyNode:
         self.cache = cache_of(objects_of(self.cluster))
         self.sets, self.rules = SetTarget(), IptablesTarget(installed(Commands())[backend])
         self.report = Recorder()
+        self._ports = count(_FIRST_PORT)
         controller = NetpolController(node_options("n1", **({"run_service_proxy": False} | options)))
         self.cycle = Cycle(
             controller,
@@ -112,7 +117,7 @@ class PolicyNode:
                 for probe in own:
                     target = Target(probe.destination, probe.port, probe.protocol.lower())
                     made = target.open()
-                    made.bind((probe.source, 0))
+                    made.bind((probe.source, next(self._ports)))
                     asked.append((target, made))
                     ordered.append(probe)
         return dict(zip(ordered, ask_all(asked, seconds=seconds), strict=True))
