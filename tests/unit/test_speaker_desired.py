@@ -9,7 +9,9 @@ from kube_router.cache.cache import Cache
 from kube_router.config.options import defaults
 from kube_router.control.speaker import RULES, SELF, SpeakerController, peers_of
 from kube_router.desired import NOTHING
-from kube_router.desired.routing.speaker import hashed_id, itself, neighbor, router_id, rules
+from kube_router.desired.routing.peers import neighbor
+from kube_router.desired.routing.rules import rules
+from kube_router.desired.routing.speaker import hashed_id, itself, router_id
 from kube_router.model.objects import Kind, Name, Node, Ref
 from kube_router.model.state import Change
 from kube_router.model.state.bgp import (

@@ -8,7 +8,9 @@ from typing import Final
 from kube_router.cache.cache import Changes, View
 from kube_router.config.options import Options
 from kube_router.desired import Desired
-from kube_router.desired.routing.speaker import itself, neighbor, primary, rules
+from kube_router.desired.routing.peers import neighbor
+from kube_router.desired.routing.rules import rules
+from kube_router.desired.routing.speaker import itself, primary
 from kube_router.model.objects import Kind, Name, Node, Ref
 from kube_router.model.state import Key
 from kube_router.model.state.bgp import AssignmentKey, DefinedSetKey, NeighborKey, PathKey, PolicyKey, SpeakerKey
@@ -60,7 +62,7 @@ class SpeakerController:
                 yield from (Ref(Kind.NODE, node.name) for node in view.nodes.by("address", address))
 
     def want(self, item: Hashable, view: View) -> Desired:
-        """Pure; see desired/routing/speaker.py."""
+        """Pure; see desired/routing/{speaker,peers,rules}.py."""
         own = view.nodes.get(self._own)
         if item == SELF:
             return itself(own, self._options)

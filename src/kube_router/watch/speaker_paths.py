@@ -26,7 +26,7 @@ from kube_router.model.objects import BestPath, Kind, Name, Ref
 from kube_router.watch.events import Event, Put, Removed, Replaced
 
 PATIENCE: Final = 90.0  # seconds; the default restart time, after which a receiving speaker gives up too
-SETTLE: Final = 6.0  # seconds; more than our nodes' longest silence after a restart (desired/routing/speaker.py)
+SETTLE: Final = 6.0  # seconds; more than our nodes' longest silence after a restart (desired/routing/peers.py)
 
 
 class LearnedPaths:
