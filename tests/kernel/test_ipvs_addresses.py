@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,7 +10,7 @@ from kube_router.apply.kernel.addresses import AddressTarget
 from kube_router.kit.errors import Stale
 from kube_router.model.state import Change, State
 from kube_router.model.state.links import Address, AddressKey
-from tests.kernel.network import own_network
+from lab.kernel_netns import Netns
 
 pytestmark = pytest.mark.needs("root", "dummy")
 
@@ -22,21 +21,19 @@ LENGTH = {4: 32, 6: 128}
 
 
 @pytest.fixture(autouse=True)
-def network() -> Iterator[None]:
-    with own_network():
-        for command in (
-            "link set lo up",
-            "link add up0 type dummy",
-            "link set up0 up",
-            f"addr add {NODE[4]}/24 dev up0",
-            f"addr add {OTHER[4]}/24 dev up0",
-            f"addr add {NODE[6]}/64 dev up0 nodad",
-            f"addr add {OTHER[6]}/64 dev up0 nodad",
-            "link add kube-dummy-if type dummy",
-            "link set kube-dummy-if up",
-        ):
-            ip(command)
-        yield
+def network(netns: Netns) -> None:
+    del netns
+    for command in (
+        "link add up0 type dummy",
+        "link set up0 up",
+        f"addr add {NODE[4]}/24 dev up0",
+        f"addr add {OTHER[4]}/24 dev up0",
+        f"addr add {NODE[6]}/64 dev up0 nodad",
+        f"addr add {OTHER[6]}/64 dev up0 nodad",
+        "link add kube-dummy-if type dummy",
+        "link set kube-dummy-if up",
+    ):
+        ip(command)
 
 
 @pytest.fixture(params=[4, 6])

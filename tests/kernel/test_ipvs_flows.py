@@ -5,13 +5,12 @@ from __future__ import annotations
 import select
 import socket
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
 from kube_router.apply.kernel.flows import Flows
 from kube_router.codec.conntrack import Flow
-from tests.kernel.network import own_network
+from lab.kernel_netns import Netns
 
 pytestmark = pytest.mark.needs("root", "netns", "conntrack", "iptables_nft")
 
@@ -21,21 +20,19 @@ FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 @pytest.fixture(autouse=True)
-def network() -> Iterator[None]:
-    with own_network():
-        for command in (
-            "ip link set lo up",
-            *(f"ip addr add {address}/32 dev lo" for address in (HERE[4], THERE[4])),
-            *(f"ip -6 addr add {address}/128 dev lo nodad" for address in (HERE[6], THERE[6])),
-            # A rule that looks at states makes the kernel track connections in this namespace.
-            "iptables-nft -A INPUT -m conntrack --ctstate NEW -j ACCEPT",
-            "ip6tables-nft -A INPUT -m conntrack --ctstate NEW -j ACCEPT",
-            # UDP 5000 is answered from another port: as by a backend of a Service, the answering side is not the one asked.
-            f"iptables-nft -t nat -A OUTPUT -p udp -d {HERE[4]} --dport 5000 -j DNAT --to-destination {THERE[4]}:53",
-            f"ip6tables-nft -t nat -A OUTPUT -p udp -d {HERE[6]} --dport 5000 -j DNAT --to-destination [{THERE[6]}]:53",
-        ):
-            subprocess.run(command.split(), check=True, capture_output=True)
-        yield
+def network(netns: Netns) -> None:
+    del netns
+    for command in (
+        *(f"ip addr add {address}/32 dev lo" for address in (HERE[4], THERE[4])),
+        *(f"ip -6 addr add {address}/128 dev lo nodad" for address in (HERE[6], THERE[6])),
+        # A rule that looks at states makes the kernel track connections in this namespace.
+        "iptables-nft -A INPUT -m conntrack --ctstate NEW -j ACCEPT",
+        "ip6tables-nft -A INPUT -m conntrack --ctstate NEW -j ACCEPT",
+        # UDP 5000 is answered from another port: as by a backend of a Service, the answering side is not the one asked.
+        f"iptables-nft -t nat -A OUTPUT -p udp -d {HERE[4]} --dport 5000 -j DNAT --to-destination {THERE[4]}:53",
+        f"ip6tables-nft -t nat -A OUTPUT -p udp -d {HERE[6]} --dport 5000 -j DNAT --to-destination [{THERE[6]}]:53",
+    ):
+        subprocess.run(command.split(), check=True, capture_output=True)
 
 
 @pytest.fixture(params=[4, 6])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +12,7 @@ from kube_router.model.state import Change, Key, State, Value
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
 from kube_router.model.state.netfilter import SetMember
 from kube_router.plan.ownership import adopted_services
-from tests.kernel.network import own_network
+from lab.kernel_netns import Netns
 
 pytestmark = pytest.mark.needs("root", "ip_vs")
 
@@ -21,11 +20,9 @@ TCP, UDP, SCTP = 6, 17, 132
 
 
 @pytest.fixture(autouse=True)
-def network() -> Iterator[None]:
-    with own_network():
-        # Without any address there is no table "local", and IPVS takes no IPv4 address for unicast.
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        yield
+def network(netns: Netns) -> None:
+    # Its loopback is up: without any address there is no table "local", and IPVS takes no IPv4 address for unicast.
+    del netns
 
 
 def target(*adopted: SetMember) -> IpvsTarget:

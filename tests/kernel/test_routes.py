@@ -216,9 +216,10 @@ def test_packets_find_a_route_at_every_moment_of_its_changes(target: RouteTarget
     looker = threading.Thread(target=look)
     looker.start()
     turn = 0
-    while not lost and (turn < 400 or looks[0] < 400):  # as long as it takes on a slow machine
+    while not lost and looker.is_alive() and (turn < 400 or looks[0] < 400):  # as long as it takes on a slow machine
         assert target.apply([Change(key, ways[turn % 4], ways[(turn + 1) % 4])]) == {}
         turn += 1
+    assert looker.is_alive()
     done.set()
     looker.join()
     assert lost == []

@@ -15,6 +15,7 @@ from lab import bgp
 from lab.capture import Packet
 from lab.cluster import Cluster
 from lab.node import Node
+from lab.probe import REFUSED
 from lab.waiting import SLOWNESS, wait_for
 from lab.walkthrough.picture import pod_ranges
 from tests.lab.notices import Notices
@@ -253,3 +254,30 @@ def why_not_ready(node: Node, loop: str) -> str:
     """What the daemon says of one of its loops while it is not ready."""
     status, text = node.fetch("/readyz")
     return "\n".join(line for line in text.splitlines() if line.startswith(f"{loop}: ")) if status == 503 else ""
+
+
+@pytest.mark.needs("iptables_legacy")
+def test_rules_move_to_the_other_backend_without_an_open_moment(cluster: Cluster, node: Node) -> None:
+    """An earlier run wrote to the legacy tables; the node now uses nft. What judges packets goes once its successor stands."""
+    closed = ("node2", "pod-1:8080")
+    assert cluster.probe(*closed) is REFUSED
+    node.stop_daemon()
+    for tool in ("iptables", "ip6tables"):
+        rules = node.run(f"{tool}-nft-save", check=False)
+        ours = "\n".join(line for line in rules.splitlines() if not line.startswith(("#", ":KUBE-KUBELET", ":KUBE-IPTABLES")))
+        node.run(f"{tool}-legacy-restore", text=ours + "\n")
+        node.run(f"{tool}-nft-restore", text="*filter\nCOMMIT\n*nat\nCOMMIT\n")
+    assert cluster.probe(*closed) is REFUSED, "the legacy tables judge"
+    node.start_daemon()
+    open_moments = 0
+
+    def in_legacy() -> list[str]:
+        nonlocal open_moments
+        open_moments += cluster.probe(*closed) is not REFUSED
+        saved = node.run("iptables-legacy-save") + node.run("ip6tables-legacy-save")
+        return [line for line in saved.splitlines() if "KUBE-ROUTER" in line or "KUBE-POD-FW" in line]
+
+    wait_for("nothing of ours in the legacy tables", lambda: not in_legacy(), seconds=20, so_far=in_legacy)
+    assert open_moments == 0
+    assert cluster.probe(*closed) is REFUSED
+    assert "KUBE-POD-FW" in node.run("iptables-nft-save")

@@ -33,7 +33,9 @@ from kube_router.control.controller import Controller
 from kube_router.control.cycle import Cycle, Outcome
 from kube_router.control.runner import Runner
 from kube_router.control.schedule import Schedule
+from kube_router.kit.errors import TargetError
 from kube_router.model.objects import Kind, Name
+from kube_router.model.state.netfilter import ChainKey
 from kube_router.serve import endpoints
 from kube_router.telemetry.health import Health
 from kube_router.telemetry.logging import get_logger
@@ -71,6 +73,7 @@ class Daemon:
         self._targets = Targets(options)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="write")
         self._runners: list[Runner] = []
+        self._unwritten: set[str] = set()  # controllers of rules that have not completed a pass yet
         self._watchers: Watchers
         self._reporting: Reporting
         self._inbox: Inbox
@@ -104,6 +107,7 @@ class Daemon:
         tasks |= {asyncio.create_task(runner.run(), name=runner.name) for runner in self._runners}
         tasks |= {asyncio.create_task(self._remove_absent(gone), name=f"no {gone.name}") for gone in absent(self._options)}
         tasks.add(asyncio.create_task(self._check_node(), name="node"))
+        tasks.add(asyncio.create_task(self._leave_other_backend(), name="other backend"))
         tasks.add(asyncio.create_task(self._follow_api(), name="api"))
         try:
             return await _first_end(tasks, stop, broken)
@@ -118,6 +122,8 @@ class Daemon:
         cycle = self._cycle(controller)
         name = controller.name
         self._health.expect(name, period=_TURN)
+        if ChainKey in controller.writes:
+            self._unwritten.add(name)
         runner = Runner(
             cycle,
             Schedule(time.monotonic(), kinds=controller.writes, max_gap=audit),
@@ -155,6 +161,7 @@ class Daemon:
             self._health.failing(name, outcome.failure)
             return
         self._health.synced(name)
+        self._unwritten.discard(name)
         if outcome.good:
             self._reporting.good(name)
             METRICS.gauge("controller_last_success_timestamp_seconds", {"controller": name}).set(time.time())
@@ -169,6 +176,21 @@ class Daemon:
             await asyncio.sleep(wait)
             wait = min(wait * 2, 60.0)
         await asyncio.Event().wait()  # a task that ends is taken for a crash
+
+    async def _leave_other_backend(self) -> None:
+        """Rules in the backend that we do not use go once every controller has written its own into the one that we do."""
+        while self._unwritten:
+            await asyncio.sleep(0.2)
+        wait = 1.0
+        while True:
+            try:
+                await self._in_thread(self._targets.leave_other_backend)
+                break
+            except TargetError as failure:
+                _LOG.warning("the other backend of iptables is not clean yet", reason=str(failure))
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, 60.0)
+        await asyncio.Event().wait()
 
     async def _follow_api(self) -> None:
         """While the API server is away the node works on and is alive, but it is not ready: it would not hear of changes."""

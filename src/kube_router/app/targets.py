@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kube_router.app.later import Later
 from kube_router.app.metering import tool_ran
@@ -23,12 +24,16 @@ from kube_router.model.state.netfilter import ChainKey, JumpKey, SetMember
 from kube_router.plan.ownership import adopted_services
 from kube_router.telemetry.logging import get_logger
 
+if TYPE_CHECKING:
+    from kube_router.apply.kernel.iptables_backend import Choice
+
 
 class Targets:
     """Targets by kind of key. Those that need a module or a tool are opened when they are first used."""
 
     def __init__(self, options: Options) -> None:
         self.commands = Commands(ran=tool_ran)
+        self._choice: Choice | None = None
         self.sets = SetTarget(self.commands)
         self.rules = Later((ChainKey, JumpKey), lambda: self._rules(options.iptables_backend))
         self.ipvs = Later((VirtualServerKey, DestinationKey), self._ipvs)
@@ -52,17 +57,29 @@ class Targets:
         """Those that hold any of these kinds."""
         return [target for target in self._all if set(kinds) & set(target.kinds)]
 
+    def leave_other_backend(self) -> None:
+        """Remove what is ours from the backend of iptables that was not chosen: what an earlier run left, of us or of the original.
+
+        To be called once everything stands in the chosen one: until then the old rules are all that judges packets. Raises as a
+        target does.
+        """
+        from kube_router.apply.kernel.iptables_backend import clean_other
+
+        if self._choice is not None:
+            gone = clean_other(self.commands, self._choice)
+            if gone:
+                get_logger("iptables").info("rules moved to the other backend", backend=self._choice.backend, removed_from_the_other=gone)
+
     def _routes_stand(self) -> bool:
         """Whether the kernel still forwards by what was learned before."""
         return bool(self.routes.observe({}))
 
     def _rules(self, preference: str) -> Target:
         from kube_router.apply.kernel.iptables import IptablesTarget
-        from kube_router.apply.kernel.iptables_backend import choose, clean_other
+        from kube_router.apply.kernel.iptables_backend import choose
 
-        choice = choose(self.commands, preference)
-        gone = clean_other(self.commands, choice)
-        get_logger("iptables").info("backend chosen", backend=choice.backend, reason=choice.reason, removed_from_the_other=gone)
+        self._choice = choice = choose(self.commands, preference)
+        get_logger("iptables").info("backend chosen", backend=choice.backend, reason=choice.reason)
         return IptablesTarget(choice.tools, self.commands)
 
     def _ipvs(self) -> Target:
