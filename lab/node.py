@@ -6,7 +6,7 @@ import shlex
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from lab.capture import Capture, Packet
 from lab.echo import Listener
@@ -14,20 +14,32 @@ from lab.kubelet import Kubelet
 from lab.probe import PATIENCE, Reply, Verdict
 from lab.processes import Process, Speaker, router_daemon
 from lab.space import Space, inside
-from lab.topology import UPLINK
+from lab.topology import UPLINK, Topology
 from lab.waiting import SLOWNESS, wait_for
 
-if TYPE_CHECKING:
-    from lab.cluster import Cluster
-
-
 HEALTH_PORT = 20244  # the daemon's default
+
+
+class Surroundings(Protocol):
+    """What a node sees of the cluster that it is part of (cluster.py)."""
+
+    url: str
+    work: Path
+    topology: Topology
+
+    def flags(self) -> tuple[str, ...]: ...
+
+    def delete(self, word: str, name: str, namespace: str = ..., *, grace: int | None = ...) -> bool: ...
+
+    def ask(self, place: str, target: str, *, on: str = ..., seconds: float = ...) -> Reply: ...
+
+    def probe(self, place: str, target: str, *, on: str = ..., seconds: float = ...) -> Verdict: ...
 
 
 class Node:
     """A node. ``speaker`` and ``daemon`` are processes that are started and ended from here."""
 
-    def __init__(self, name: str, cluster: Cluster, *, space: Space, kubelet: Kubelet, addresses: Sequence[str], speaker: str) -> None:
+    def __init__(self, name: str, cluster: Surroundings, *, space: Space, kubelet: Kubelet, addresses: Sequence[str], speaker: str) -> None:
         self.name = name
         self.space = space
         self.kubelet = kubelet
