@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kube_router.codec.cni import BadConfigError, edited, fresh, meets, plugin_types, read
+from kube_router.codec.cni import BadConfigError, edited, fresh, meets, mtu_of, plugin_types, read
 from kube_router.model.state.links import CniConfig
 
 WISH = CniConfig(("10.233.64.0/24", "fd00:64::/64"), 1480)
@@ -57,6 +57,59 @@ def test_without_a_managed_mtu_the_file_keeps_its_own():
     text = edited(conflist(mtu=1280), CniConfig(WISH.ranges, 0))
     assert json.loads(text)["plugins"][1]["mtu"] == 1280
     assert meets(text, CniConfig(WISH.ranges, 0))
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_r29_ranges_of_an_earlier_life_go_and_a_range_spelled_in_two_ways_stands_once(as_list):
+    ranges = [[{"subnet": "10.233.64.7/24"}], [{"subnet": "10.233.64.0/24"}], [{"subnet": "10.9.0.0/24"}], [{"subnet": "fd00:0064::/64"}]]
+    plugin = {"type": "bridge", "bridge": "kube-bridge", "ipam": {"type": "host-local", "ranges": ranges}}
+    text = json.dumps({"name": "x", "plugins": [plugin]} if as_list else {"name": "x", **plugin})
+    once = edited(text, WISH)
+    conf = json.loads(once)
+    found = (conf["plugins"][0] if as_list else conf)["ipam"]["ranges"]
+    assert found == [[{"subnet": "10.233.64.7/24"}], [{"subnet": "fd00:0064::/64"}]]
+    assert edited(once, WISH) == once
+
+
+def test_r29_in_a_set_of_several_ranges_only_the_stale_one_goes():
+    two = [{"subnet": "10.9.0.0/24"}, {"subnet": "10.233.64.0/24", "rangeStart": "10.233.64.10"}]
+    conf = json.loads(edited(conflist(ipam={"type": "host-local", "ranges": [two]}), WISH))
+    assert conf["plugins"][1]["ipam"]["ranges"] == [two[1:], [{"subnet": "fd00:64::/64"}]]
+
+
+@pytest.mark.parametrize(
+    "plugin",
+    [{"type": "bridge"}, {"type": "bridge", "ipam": {}}, {"type": "bridge", "ipam": {"type": "host-local", "ranges": None}}],
+)
+@pytest.mark.parametrize("as_list", [True, False])
+def test_r29_a_plugin_without_address_management_gets_one(plugin, as_list):
+    text = json.dumps({"name": "x", "plugins": [plugin]} if as_list else {"name": "x", **plugin})
+    once = edited(text, WISH)
+    assert meets(once, WISH)
+    assert read(once).ranges == WISH.ranges
+    assert "host-local" in plugin_types(once)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"mtu": 1280}, (1280, False)),
+        ({"mtu": 1480, "kube-router.io/mtu": 1480}, (1480, True)),
+        ({"mtu": 1280, "kube-router.io/mtu": 1480}, (1280, False)),  # somebody changed what we wrote: it is theirs now
+        ({"kube-router.io/mtu": 1480}, (0, False)),
+        ({"mtu": "1280"}, (0, False)),
+        ({"mtu": True}, (0, False)),
+        ({}, (0, False)),
+    ],
+)
+def test_u073_an_mtu_that_somebody_chose_is_told_from_one_that_we_wrote(keys, expected):
+    assert mtu_of(conflist(**keys)) == expected
+
+
+def test_u073_an_mtu_that_we_write_bears_our_mark_and_one_of_an_earlier_version_gets_it():
+    unmarked = conflist(mtu=1480, ipam={"type": "host-local", "ranges": [[{"subnet": cidr}] for cidr in WISH.ranges]})
+    assert not meets(unmarked, WISH)
+    assert mtu_of(edited(unmarked, WISH)) == (1480, True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 Our part is the pod ranges (and, where we manage it, the MTU) of the plugin of type "bridge". Both forms are known: a list
 (`.conflist`, with "plugins") and a single plugin (`.conf`). CNI specification 1.0, section 1; host-local and bridge plugin docs.
+
+An MTU that we write is written twice, the second time under `MTU_MARK`, which no plugin reads: one without its equal twin was
+chosen by somebody, and is theirs.
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ from kube_router.model.state.links import CniConfig
 
 VERSION: Final = "0.3.1"  # oldest that knows `ranges`, so that every runtime in use reads it
 NETWORK: Final = "kubernetes"
+MTU_MARK: Final = "kube-router.io/mtu"
+ALWAYS_NEEDED: Final = ("loopback",)  # runtimes call it for every pod, whatever the configuration says
+_OF_A_RANGE: Final = ("subnet", "rangeStart", "rangeEnd", "gateway")
 
 
 class BadConfigError(ValueError):
@@ -30,45 +36,57 @@ def fresh(wish: CniConfig, *, as_list: bool) -> str:
 
 
 def read(text: str) -> CniConfig:
-    """Our part of a configuration, ranges in order of appearance. Raises BadConfigError."""
+    """Our part of a configuration: ranges in order of appearance, each once a set; MTU 0 when it is not ours. Raises BadConfigError."""
     plugin = _bridge(_load(text))
     ipam = plugin.get("ipam")
-    ranges = [subnet for group in _groups(ipam if isinstance(ipam, dict) else {}) for subnet in _subnets(group)]
-    mtu = plugin.get("mtu")
-    return CniConfig(tuple(ranges), mtu if isinstance(mtu, int) else 0, str(plugin.get("bridge", "cni0")))
+    ranges = [subnet for group in _groups(ipam if isinstance(ipam, dict) else {}) for subnet in dict.fromkeys(_subnets(group))]
+    return CniConfig(tuple(ranges), _mtu(plugin) if _is_marked(plugin) else 0, str(plugin.get("bridge", "cni0")))
+
+
+def mtu_of(text: str) -> tuple[int, bool]:
+    """The MTU that a configuration names (0: none), and whether we wrote it. Raises BadConfigError."""
+    plugin = _bridge(_load(text))
+    return _mtu(plugin), _is_marked(plugin)
 
 
 def edited(text: str, wish: CniConfig) -> str:
-    """The configuration with our part as wished: range sets of other subnets go, missing ones are appended, those that are right
-    stay with whatever else they say (rangeStart, gateway). Keys that are not ours keep value and order. Raises BadConfigError."""
+    """The configuration with our part as wished: ranges of other subnets and second ones of a subnet go, missing ones are appended,
+    those that are right stay with whatever else they say (rangeStart, gateway). Keys that are not ours keep value and order.
+    Raises BadConfigError."""
     conf = _load(text)
     plugin = _bridge(conf)
     ipam = plugin.setdefault("ipam", {"type": "host-local"})
     if not isinstance(ipam, dict):
         raise BadConfigError('plugin "bridge": "ipam" must be an object, such as {"type": "host-local"}')
-    kept = [group for group in _groups(ipam) if all(subnet in wish.ranges for subnet in _subnets(group)) and group]
-    present = {subnet for group in kept for subnet in _subnets(group)}
+    ipam.setdefault("type", "host-local")
+    present: set[str] = set()
+    kept: list[list[dict[str, Any]]] = []
+    for group in _groups(ipam):
+        subnets = _subnets(group)
+        right = [entry for entry, subnet in zip(group, subnets, strict=True) if subnet in wish.ranges and subnet not in present]
+        present.update(subnet for subnet in subnets if subnet in wish.ranges)
+        kept += [right] if right else []
     ipam["ranges"] = [*kept, *([{"subnet": cidr}] for cidr in wish.ranges if cidr not in present)]
-    for legacy in ("subnet", "rangeStart", "rangeEnd", "gateway"):
+    for legacy in _OF_A_RANGE:
         ipam.pop(legacy, None)
     plugin["bridge"] = wish.bridge
     if wish.mtu:
-        plugin["mtu"] = wish.mtu
+        plugin["mtu"] = plugin[MTU_MARK] = wish.mtu
     return json.dumps(conf, indent=2) + "\n"
 
 
 def meets(text: str, wish: CniConfig) -> bool:
-    """Whether editing would change nothing of our part."""
+    """Whether editing would change nothing of our part. Raises BadConfigError."""
     found = read(text)
-    return set(found.ranges) == set(wish.ranges) and found.bridge == wish.bridge and wish.mtu in (0, found.mtu)
+    return sorted(found.ranges) == sorted(wish.ranges) and found.bridge == wish.bridge and wish.mtu in (0, found.mtu)
 
 
 def plugin_types(text: str) -> tuple[str, ...]:
     """Types of all plugins that the configuration needs, IPAM included. Raises BadConfigError."""
     conf = _load(text)
-    plugins = conf.get("plugins", [conf])
-    types = [plugin.get("type", "") for plugin in plugins]
-    ipams = [plugin["ipam"].get("type", "") for plugin in plugins if isinstance(plugin.get("ipam"), dict)]
+    plugins = _plugins(conf)
+    types = [str(plugin.get("type", "")) for plugin in plugins]
+    ipams = [str(plugin["ipam"].get("type", "")) for plugin in plugins if isinstance(plugin.get("ipam"), dict)]
     return tuple(dict.fromkeys(name for name in (*types, *ipams) if name))
 
 
@@ -82,20 +100,23 @@ def _load(text: str) -> dict[str, Any]:
     return conf
 
 
-def _bridge(conf: dict[str, Any]) -> dict[str, Any]:
+def _plugins(conf: dict[str, Any]) -> list[dict[str, Any]]:
     plugins = conf.get("plugins") if "plugins" in conf else [conf]
     if not isinstance(plugins, list) or not all(isinstance(plugin, dict) for plugin in plugins):
         raise BadConfigError('"plugins" must be a list of objects')
-    for plugin in plugins:
+    return plugins
+
+
+def _bridge(conf: dict[str, Any]) -> dict[str, Any]:
+    for plugin in _plugins(conf):
         if plugin.get("type") == "bridge":
-            found: dict[str, Any] = plugin
-            return found
+            return plugin
     raise BadConfigError('holds no plugin of type "bridge"; add one, or set --enable-cni=false to leave this file alone')
 
 
 def _groups(ipam: dict[str, Any]) -> list[list[dict[str, Any]]]:
     groups = ipam.get("ranges") or []
-    legacy = [[{k: ipam[k] for k in ("subnet", "rangeStart", "rangeEnd", "gateway") if k in ipam}]] if "subnet" in ipam else []
+    legacy = [[{k: ipam[k] for k in _OF_A_RANGE if k in ipam}]] if "subnet" in ipam else []
     if not isinstance(groups, list) or not all(isinstance(g, list) and all(isinstance(r, dict) for r in g) for g in groups):
         raise BadConfigError('"ipam.ranges" must be a list of lists of objects')
     return [*legacy, *groups]
@@ -110,3 +131,12 @@ def _subnets(group: list[dict[str, Any]]) -> list[str]:
         except ValueError:
             subnets.append(text)  # not a range: never ours, so its group goes
     return subnets
+
+
+def _mtu(plugin: dict[str, Any]) -> int:
+    mtu = plugin.get("mtu")
+    return mtu if isinstance(mtu, int) and not isinstance(mtu, bool) and mtu > 0 else 0
+
+
+def _is_marked(plugin: dict[str, Any]) -> bool:
+    return _mtu(plugin) != 0 and plugin.get(MTU_MARK) == plugin["mtu"]

@@ -72,9 +72,13 @@ def _put(named: Path, wish: CniConfig) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A dot in front and no .conf at the end: runtimes read every *.conf* of the folder.
     beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.chmod(mode)
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.chmod(mode)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
