@@ -59,10 +59,10 @@ def measure() -> Iterator[Row]:
     serves = kernel_features.here() >= {"ip_vs", "dummy"}
     flags = [] if serves else ["--run-service-proxy=false"]
     note = "" if serves else "no IPVS here: without the service proxy"
-    with tempfile.TemporaryDirectory() as name, surroundings(Path(name), small_cluster()) as server:
+    with tempfile.TemporaryDirectory() as name, surroundings(Path(name), small_cluster()) as world:
         folder = Path(name)
-        yield from _starts(folder, server, flags, note)
-        yield from _rest(folder, server, flags, note)
+        yield from _starts(folder, world.url, flags, note)
+        yield from _rest(folder, world.url, flags, note)
 
 
 def _help() -> float:

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -97,21 +98,30 @@ class Daemon:
         return self._log.read_text(errors="replace")[-2000:]
 
 
+@dataclass(frozen=True, slots=True)
+class World:
+    """The API server's address, and its objects, to be changed."""
+
+    url: str
+    objects: Objects
+
+
 @contextmanager
-def surroundings(folder: Path, objects: Sequence[Json]) -> Iterator[str]:
-    """The API server (its URL) and gobgpd, while it lasts."""
+def surroundings(folder: Path, objects: Sequence[Json]) -> Iterator[World]:
+    """The API server and gobgpd, while it lasts."""
     binary = shutil.which("gobgpd")
     if binary is None:
         raise Broken("gobgpd is not installed")
     store = Store()
-    Objects(store).load(iter(objects))
+    kept = Objects(store)
+    kept.load(iter(objects))
     server = ApiServer(store).start()
     port = server.listen(lambda: listening_socket(0))
     command = [binary, "--api-hosts", f"unix://{folder}/gobgp.sock", "--pprof-disable"]
     with (folder / "gobgpd.log").open("w") as output:
         speaker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield World(f"http://127.0.0.1:{port}", kept)
     finally:
         speaker.kill()
         speaker.wait()
