@@ -13,7 +13,7 @@ from kube_router.desired import Note
 from kube_router.kit.errors import TargetError
 from kube_router.model.objects import Kind, Name, Object
 from kube_router.model.state import Change, Key, Value
-from kube_router.model.state.bgp import AssignmentKey, DefinedSetKey, NeighborKey, PathKey, PolicyKey, SpeakerKey
+from kube_router.model.state.bgp import AssignmentKey, DefinedSetKey, DefinedSetMember, NeighborKey, PathKey, PolicyKey, SpeakerKey
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import FileKey, SysctlKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
@@ -25,7 +25,7 @@ TARGETS: tuple[tuple[type[Key], ...], ...] = (
     (SetKey, SetMember),
     (ChainKey, JumpKey),
     (VirtualServerKey, DestinationKey),
-    (SpeakerKey, NeighborKey, DefinedSetKey, PolicyKey, AssignmentKey, PathKey),
+    (SpeakerKey, NeighborKey, DefinedSetKey, DefinedSetMember, PolicyKey, AssignmentKey, PathKey),
 )
 
 # An event: an object that is stored, or the kind and name of one that goes.

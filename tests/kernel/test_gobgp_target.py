@@ -17,7 +17,7 @@ from kube_router.control.speaker import SpeakerController
 from kube_router.kit.errors import Busy, Stale
 from kube_router.model.objects import Name, Node
 from kube_router.model.state import Change
-from kube_router.model.state.bgp import Neighbor, NeighborKey, PathKey, Speaker, SpeakerKey
+from kube_router.model.state.bgp import DefinedSetMember, Neighbor, NeighborKey, PathKey, Speaker, SpeakerKey
 from tests.engine import Recorder, inline
 from tests.kernel.mesh import Listener
 from tests.speakers import Speaker as Gobgpd
@@ -158,8 +158,11 @@ def test_deleting_the_absent_and_creating_the_existing_succeed(home: Gobgpd) -> 
     ours = Ours(home, NODE1, NODE2)
     assert ours.sync().good
     state = dict(ours.cycle.ledger.merged)
+    again = (PathKey, DefinedSetMember)  # not looked for among thousands: said again, which changes nothing
+    assert ours.target.apply([Change(key, None, value) for key, value in state.items() if isinstance(key, again)]) == {}
+    assert ours.target.observe(state) == state
     writes = ours.target.writes
-    assert ours.target.apply([Change(key, None, value) for key, value in state.items() if not isinstance(key, PathKey)]) == {}
+    assert ours.target.apply([Change(key, None, value) for key, value in state.items() if not isinstance(key, again)]) == {}
     assert ours.target.writes == writes
     absent = Change(NeighborKey("192.168.50.98"), Neighbor(64512, "192.168.50.50"), None)
     assert ours.target.apply([absent]) == {}

@@ -10,16 +10,16 @@ from kube_router.config.options import defaults
 from kube_router.control.speaker import RULES, SELF, SpeakerController, peers_of
 from kube_router.desired import NOTHING
 from kube_router.desired.routing.peers import neighbor
-from kube_router.desired.routing.rules import rules
+from kube_router.desired.routing.rules import memberships, rules
 from kube_router.desired.routing.speaker import hashed_id, itself, router_id
 from kube_router.model.objects import Kind, Name, Node, Ref
-from kube_router.model.state import Change
+from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.bgp import (
     Assignment,
     AssignmentKey,
     BgpPolicy,
-    DefinedSet,
     DefinedSetKey,
+    DefinedSetMember,
     Neighbor,
     NeighborKey,
     Path,
@@ -53,7 +53,7 @@ def store(*nodes: Node) -> Cache:
 
 
 def statements(*nodes: Node, options=DUAL) -> dict[str, list[tuple[str, str, bool]]]:
-    state = rules(nodes[0], nodes, options).state
+    state = whole_rules(nodes, options)
     return {
         key.name: [(s.name, s.neighbor_set, s.accept) for s in value.statements]
         for key, value in state.items()
@@ -61,11 +61,18 @@ def statements(*nodes: Node, options=DUAL) -> dict[str, list[tuple[str, str, boo
     }
 
 
+def whole_rules(nodes, options) -> dict[Key, Value]:
+    """Rules, and what the sessions with the nodes put into their sets."""
+    state = dict(rules(nodes[0], options).state)
+    for other in nodes:
+        state |= memberships(neighbor(other, nodes[0], store(*nodes).view.nodes, options).state)
+    return state
+
+
 def members(state, name: str) -> tuple[str, ...]:
     kind = "neighbor" if "peer" in name else "prefix"
-    value = state[DefinedSetKey(kind, name)]
-    assert isinstance(value, DefinedSet)
-    return value.members
+    assert DefinedSetKey(kind, name) in state
+    return tuple(sorted(key.member for key in state if isinstance(key, DefinedSetMember) and (key.type, key.name) == (kind, name)))
 
 
 # -- itself -----------------------------------------------------------------------------------------------------------
@@ -112,7 +119,7 @@ def test_an_ipv6_node_needs_a_router_id_and_is_told_so() -> None:
 @pytest.mark.parametrize("own", [None, node("node1", cidrs=("10.233.64.0/24",))])
 def test_without_our_node_or_its_address_nothing_is_wanted(own: Node | None) -> None:
     assert itself(own, DUAL) == NOTHING
-    assert rules(own, [NODE2], DUAL) == NOTHING
+    assert rules(own, DUAL) == NOTHING
     assert neighbor(NODE2, own, store(NODE2).view.nodes, DUAL) == NOTHING
 
 
@@ -202,6 +209,8 @@ def test_a_node_without_a_common_family_is_named() -> None:
 
 EXPORTS_V4 = [("podcidrdefinedsetiBGPpeerset", "iBGPpeerset", True), ("podcidrdefinedsetv6iBGPpeerset", "iBGPpeerset", True)]
 IMPORTS_V4 = [
+    ("servicevipsdefinedsetallpeerset", "allpeerset", False),
+    ("servicevipsdefinedsetv6allpeerset", "allpeerset", False),
     ("defaultroutedefinedsetallpeerset", "allpeerset", False),
     ("defaultroutedefinedsetv6allpeerset", "allpeerset", False),
 ]
@@ -215,6 +224,8 @@ def test_rules_of_a_mesh_over_ipv6_name_the_ipv6_neighbours() -> None:
     assert statements(SIX1, SIX2, options=V6) == {
         "kube_router_export": [("podcidrdefinedsetv6iBGPpeersetv6", "iBGPpeersetv6", True)],
         "kube_router_import": [
+            ("servicevipsdefinedsetallpeersetv6", "allpeersetv6", False),
+            ("servicevipsdefinedsetv6allpeersetv6", "allpeersetv6", False),
             ("defaultroutedefinedsetallpeersetv6", "allpeersetv6", False),
             ("defaultroutedefinedsetv6allpeersetv6", "allpeersetv6", False),
         ],
@@ -224,17 +235,17 @@ def test_rules_of_a_mesh_over_ipv6_name_the_ipv6_neighbours() -> None:
 @pytest.mark.parametrize("options", [V4, V6, DUAL])
 @pytest.mark.parametrize("nodes", [(NODE1,), (NODE1, NODE2), (SIX1, SIX2), (NODE1, SIX2), (SIX1, NODE2, node("x"))])
 def test_no_statement_ever_names_an_empty_set_of_neighbours(options, nodes) -> None:
-    state = rules(nodes[0], nodes, options).state
+    state = rules(nodes[0], options).state
     for value in state.values():
         for entry in value.statements if isinstance(value, BgpPolicy) else ():
             assert members(state, entry.neighbor_set)
-            assert members(state, entry.prefix_set)
+            assert members(state, entry.prefix_set) or entry.prefix_set.startswith("servicevips")
 
 
 def test_sets_bear_the_originals_names_and_members() -> None:
-    state = rules(NODE1, [NODE1, NODE2, node("node3", "192.168.60.52")], DUAL).state
+    state = whole_rules([NODE1, NODE2, node("node3", "192.168.60.52")], DUAL)
     everyone = ("192.168.50.50/32", "192.168.50.51/32", "192.168.60.52/32")
-    assert {key.name: value.members for key, value in state.items() if isinstance(key, DefinedSetKey)} == {
+    assert {key.name: members(state, key.name) for key in state if isinstance(key, DefinedSetKey)} == {
         "allpeerset": everyone,
         "allpeersetv6": (),
         "iBGPpeerset": everyone,
@@ -253,7 +264,7 @@ def test_sets_bear_the_originals_names_and_members() -> None:
 
 
 def test_ranges_of_a_family_that_is_off_are_in_no_set() -> None:
-    state = rules(NODE1, [NODE1], V4).state
+    state = rules(NODE1, V4).state
     assert members(state, "podcidrdefinedset") == ("10.233.64.0/24 24..24",)
     assert members(state, "podcidrdefinedsetv6") == ()
 
@@ -279,16 +290,16 @@ NODE3 = node("node3", "192.168.50.52", cidrs=("10.233.65.0/24",))
 @pytest.mark.parametrize(
     ("change", "items"),
     [
-        (NODE3, {NODE3.name, RULES}),
-        (NODE2.name, {NODE2.name, RULES}),
+        (NODE3, {NODE3.name}),
+        (NODE2.name, {NODE2.name}),
         (node("node2", "192.168.50.51", "fd00:50::51", cidrs=("10.233.67.0/24",)), {NODE2.name}),
         (node("node2", "192.168.50.51", cidrs=NODE2.pod_cidrs), {NODE2.name}),
-        (node("node2", "192.168.50.99", cidrs=NODE2.pod_cidrs), {NODE2.name, RULES}),
+        (node("node2", "192.168.50.99", cidrs=NODE2.pod_cidrs), {NODE2.name}),
         (Node(NODE2.name, annotations={"a": "b"}, addresses=NODE2.addresses, pod_cidrs=NODE2.pod_cidrs), set()),
         (node("node1", *NODE1.addresses, cidrs=("10.233.69.0/24",)), {NODE1.name, SELF, RULES}),
         (node("node1", "192.168.50.60"), {NODE1.name, NODE2.name, SELF, RULES}),
         (NODE1.name, {NODE1.name, NODE2.name, SELF, RULES}),
-        (node("twin", "192.168.50.51"), {Name("", "twin"), NODE2.name, RULES}),
+        (node("twin", "192.168.50.51"), {Name("", "twin"), NODE2.name}),
     ],
 )
 def test_a_change_touches_what_depends_on_it(change: Node | Name, items: set[object]) -> None:

@@ -11,8 +11,9 @@ from kube_router.model.state.bgp import (
     Assignment,
     AssignmentKey,
     BgpPolicy,
-    DefinedSet,
     DefinedSetKey,
+    DefinedSetMember,
+    Listed,
     Neighbor,
     NeighborKey,
     Path,
@@ -29,28 +30,41 @@ SESSIONS = (NODE, OTHER, DOWN, ROUTER)
 
 PEERS = DefinedSetKey("neighbor", "iBGPpeerset")
 PODS = DefinedSetKey("prefix", "podcidrdefinedset")
+VIPS = DefinedSetKey("prefix", "servicevipsdefinedsetv6")
+REJECTED = DefinedSetKey("prefix", "customimportrejectdefinedset")
 SESSION = Neighbor(64512, "10.0.0.1")
 EXPORT = BgpPolicy((Statement("pq", "p", "q", accept=True),))
 
 
-def members(key: DefinedSetKey, before: tuple[str, ...], after: tuple[str, ...]) -> Change:
-    return Change(key, DefinedSet(before), DefinedSet(after))
+def came(key: DefinedSetKey, member: str) -> Change:
+    return Change(DefinedSetMember(key.type, key.name, member), None, Listed())
+
+
+def went(key: DefinedSetKey, member: str) -> Change:
+    return Change(DefinedSetMember(key.type, key.name, member), Listed(), None)
 
 
 def resets(*changes: Change, soft_withdraws: bool = True) -> Reset:
     return reset_after(suspicion(changes), SESSIONS, soft_withdraws=soft_withdraws)
 
 
-JOINS = (members(PEERS, ("10.0.0.2/32",), ("10.0.0.2/32", "10.0.0.3/32")), Change(NeighborKey("10.0.0.3"), None, SESSION))
-LEAVES = (members(PEERS, ("10.0.0.2/32", "10.0.0.3/32"), ("10.0.0.2/32",)), Change(NeighborKey("10.0.0.3"), SESSION, None))
+JOINS = (came(PEERS, "10.0.0.3/32"), Change(NeighborKey("10.0.0.3"), None, SESSION))
+LEAVES = (went(PEERS, "10.0.0.3/32"), Change(NeighborKey("10.0.0.3"), SESSION, None))
 MOVES = (
-    members(PODS, ("10.1.0.0/24 24..24",), ("10.2.0.0/24 24..24",)),
+    came(PODS, "10.2.0.0/24 24..24"),
+    went(PODS, "10.1.0.0/24 24..24"),
     Change(PathKey("10.2.0.0/24"), None, Path("10.0.0.1")),
     Change(PathKey("10.1.0.0/24"), Path("10.0.0.1"), None),
 )
 
 
-@pytest.mark.parametrize("changes", [(), JOINS, LEAVES, MOVES], ids=["nothing", "joins", "leaves", "moves"])
+VIP = PathKey("10.9.0.1/32")
+ANNOUNCED = (came(VIPS, "10.9.0.1/32 32..32"), Change(VIP, None, Path("10.0.0.1")))
+TAKEN_BACK = (Change(VIP, Path("10.0.0.1"), None), went(VIPS, "10.9.0.1/32 32..32"))
+EVERYDAY = {"nothing": (), "joins": JOINS, "leaves": LEAVES, "moves": MOVES, "announced": ANNOUNCED, "taken back": TAKEN_BACK}
+
+
+@pytest.mark.parametrize("changes", EVERYDAY.values(), ids=EVERYDAY)
 def test_everyday_changes_judge_nothing_anew(changes: tuple[Change, ...]) -> None:
     assert not suspicion(changes)
     assert resets(*changes) == Reset()
@@ -66,9 +80,12 @@ EVERYONE = ("10.0.0.2", "10.0.0.3", "192.0.2.1")
         (Change(PolicyKey("kube_router_import"), EXPORT, BgpPolicy(())), Reset(received=EVERYONE)),
         (Change(AssignmentKey("export"), None, Assignment(("kube_router_export",), False)), Reset(sent=EVERYONE)),
         (Change(AssignmentKey("import"), Assignment((), True), None), Reset(received=EVERYONE)),
-        (members(PODS, (), ("10.1.0.0/24 24..24",)), Reset(received=EVERYONE, sent=EVERYONE)),
-        (members(PEERS, (), ("10.0.0.3/32",)), Reset(received=("10.0.0.3",), sent=("10.0.0.3",))),
-        (members(PEERS, ("10.0.0.4/32", "10.9.9.9/32"), ()), Reset()),
+        (came(PODS, "10.1.0.0/24 24..24"), Reset(sent=EVERYONE)),
+        (went(PODS, "10.1.0.0/24 24..24"), Reset(sent=EVERYONE)),
+        (came(VIPS, "10.1.0.1/32 32..32"), Reset(received=EVERYONE, sent=EVERYONE)),
+        (came(REJECTED, "10.1.0.0/16 16..32"), Reset(received=EVERYONE)),
+        (came(PEERS, "10.0.0.3/32"), Reset(received=("10.0.0.3",), sent=("10.0.0.3",))),
+        (went(PEERS, "10.9.9.9/32"), Reset()),
     ],
 )
 def test_a_rule_that_changes_under_sessions_is_applied_to_them(change: Change, reset: Reset) -> None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Final
 
+import msgspec
+
 from kube_router.cache.cache import Changes, View
 from kube_router.config.options import Options
 from kube_router.desired import Desired
 from kube_router.desired.routing.peers import neighbor
-from kube_router.desired.routing.rules import rules
+from kube_router.desired.routing.rules import memberships, rules
 from kube_router.desired.routing.speaker import itself, primary
 from kube_router.model.objects import Kind, Name, Node, Ref
 from kube_router.model.state import Key
-from kube_router.model.state.bgp import AssignmentKey, DefinedSetKey, NeighborKey, PathKey, PolicyKey, SpeakerKey
+from kube_router.model.state.bgp import AssignmentKey, DefinedSetKey, DefinedSetMember, NeighborKey, PathKey, PolicyKey, SpeakerKey
 from kube_router.plan import ownership
 from kube_router.plan.ledger import Ledger
 
 SELF: Final = ("speaker",)
-RULES: Final = ("rules",)  # sets are whole values: one item, whose work is a sorted list of node addresses
+RULES: Final = ("rules",)
 
 
 def peers_of(ledger: Ledger) -> frozenset[str] | None:
@@ -33,14 +35,14 @@ class SpeakerController:
 
     name = ownership.SPEAKER
     reads = frozenset({Kind.NODE})
-    writes: tuple[type[Key], ...] = (SpeakerKey, DefinedSetKey, PolicyKey, AssignmentKey, PathKey, NeighborKey)
+    writes: tuple[type[Key], ...] = (SpeakerKey, DefinedSetKey, DefinedSetMember, PolicyKey, AssignmentKey, PathKey, NeighborKey)
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._own = Name("", options.node_name)
 
     def touched(self, changes: Changes, view: View) -> Iterable[Hashable]:
-        """A node touches its session, the rules if its address moved, and nodes that claim the same address; ours touches all."""
+        """A node touches its session and nodes that claim the same address; ours touches all."""
         for ref, before in changes.items():
             if ref.kind is not Kind.NODE:
                 continue
@@ -56,8 +58,6 @@ class SpeakerController:
                     yield from (Ref(Kind.NODE, name) for name in view.nodes)
                 continue
             addresses = {primary(node) for node in (was, now) if node is not None} - {""}
-            if was is None or now is None or primary(was) != primary(now):
-                yield RULES
             for address in addresses:
                 yield from (Ref(Kind.NODE, node.name) for node in view.nodes.by("address", address))
 
@@ -67,9 +67,10 @@ class SpeakerController:
         if item == SELF:
             return itself(own, self._options)
         if item == RULES:
-            return rules(own, view.nodes.values(), self._options)
+            return rules(own, self._options)
         assert isinstance(item, Ref)
-        return neighbor(view.nodes.get(item.name), own, view.nodes, self._options)
+        desired = neighbor(view.nodes.get(item.name), own, view.nodes, self._options)
+        return msgspec.structs.replace(desired, state=desired.state | memberships(desired.state))
 
 
 def _facts(node: Node) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from kube_router.model.family import Family
@@ -9,6 +10,10 @@ from kube_router.model.family import Family
 BRIDGE: Final = "kube-bridge"
 DUMMY: Final = "kube-dummy-if"
 ROUTE_PROTOCOL: Final = 17  # RTPROT number that the original uses for its routes
+OVERLAY_TABLE: Final = 77  # routing table of the overlay: ways to other nodes for packets of pods
+VXLAN_LINK: Final = "kube-vxlan"
+VXLAN_ID: Final = 0x4B52  # "KR"; of those that other networks use (1 flannel, 4096 Calico) none
+_TUNNEL: Final = re.compile(r"tun-[0-9a-f]{11}")
 
 IPV6_SET_PREFIX: Final = "inet6:"
 POD_SUBNETS: Final = "kube-router-pod-subnets"
@@ -32,9 +37,30 @@ FORWARD_CHAIN: Final = "KUBE-ROUTER-FORWARD"
 OUTPUT_CHAIN: Final = "KUBE-ROUTER-OUTPUT"
 TRIAL_CHAIN: Final = "KUBE-ROUTER-TRIAL"  # nothing leads to it: refused rules are looked for in it, then it goes
 
+# Defined sets and policies of the speaker, as `gobgp policy` shows them; an IPv6 set ends in "v6" (bgp_set).
+BGP_PODS: Final = "podcidrdefinedset"
+BGP_VIPS: Final = "servicevipsdefinedset"
+BGP_DEFAULT_ROUTE: Final = "defaultroutedefinedset"
+BGP_CUSTOM_REJECT: Final = "customimportrejectdefinedset"
+BGP_NODE_PEERS: Final = "iBGPpeerset"
+BGP_EXTERNAL_PEERS: Final = "externalpeerset"
+BGP_ALL_PEERS: Final = "allpeerset"
+BGP_EXPORT: Final = "kube_router_export"
+BGP_IMPORT: Final = "kube_router_import"
+
 PROTOCOLS: Final = {6: "tcp", 17: "udp", 132: "sctp"}  # IP protocols of Services, as set entries spell them
 
 
 def set_name(base: str, family: Family) -> str:
     """Kernel name of a set's twin in a family."""
     return base if family == 4 else IPV6_SET_PREFIX + base
+
+
+def bgp_set(base: str, family: Family) -> str:
+    """Name of a defined set's twin in a family."""
+    return base if family == 4 else base + "v6"
+
+
+def is_tunnel(name: str) -> bool:
+    """Whether a link of this name is a tunnel of ours (or of the original)."""
+    return name == VXLAN_LINK or _TUNNEL.fullmatch(name) is not None

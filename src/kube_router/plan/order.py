@@ -16,6 +16,7 @@ from kube_router.model.state import Change, Key
 from kube_router.model.state.bgp import (
     AssignmentKey,
     DefinedSetKey,
+    DefinedSetMember,
     NeighborKey,
     PathKey,
     PolicyKey,
@@ -57,6 +58,7 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(FileKey, "put", "runtimes start pods as soon as they see the file: the bridge and its rules stand"),
     Row(SpeakerKey, "put", "nothing else can be told to a speaker that has not started"),
     Row(DefinedSetKey, "put", "statements name sets"),
+    Row(DefinedSetMember, "put", "an empty neighbour set would match every neighbour; a path is judged when it is announced"),
     Row(PolicyKey, "put", "an assignment names policies"),
     Row(AssignmentKey, "put", "without a policy everything is exported: it stands before paths and peers"),
     Row(PathKey, "put", "a peer that comes up finds all paths"),
@@ -65,6 +67,7 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(PathKey, "delete", "withdrawn while policies still stand; a withdrawal bypasses export policy"),
     Row(AssignmentKey, "delete", "before the policies that it names"),
     Row(PolicyKey, "delete", "before the sets that its statements name"),
+    Row(DefinedSetMember, "delete", "after its neighbour, its path and the statements: until then rules hold for it"),
     Row(DefinedSetKey, "delete", "after the statements that named it"),
     Row(SpeakerKey, "delete", "stopping the speaker ends every session"),
     Row(FileKey, "delete", "no new pod starts on a network that goes"),

@@ -28,6 +28,7 @@ from kube_router.model.state import Key
 from kube_router.model.state.bgp import (
     AssignmentKey,
     DefinedSetKey,
+    DefinedSetMember,
     NeighborKey,
     PathKey,
     PolicyKey,
@@ -80,6 +81,7 @@ _BY_KIND: Final[dict[type[Key], str]] = {
     SpeakerKey: SPEAKER,
     NeighborKey: SPEAKER,
     DefinedSetKey: SPEAKER,
+    DefinedSetMember: SPEAKER,
     PolicyKey: SPEAKER,
     AssignmentKey: SPEAKER,
     PathKey: SPEAKER,

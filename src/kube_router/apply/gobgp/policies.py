@@ -9,12 +9,14 @@ How a change gets in without ever letting too much through:
 - A statement of a name of ours that says something else (somebody edited it) cannot be replaced in place: its policies leave
   their assignment for the moment, with the default of what is stricter.
 
-All of it lists before it acts: gobgpd keeps duplicates, and answers what is already so with an error.
+Policies are listed before anything is done to them: gobgpd keeps duplicates, and answers what is already so with an error. Members of
+sets are not: among ten thousand one comes or goes, and one that is named twice counts once.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -22,15 +24,28 @@ import msgspec
 from kube_router.apply.gobgp.client import Client, Refused
 from kube_router.codec.gobgp import policies as codec
 from kube_router.model.state import Key, Value
-from kube_router.model.state.bgp import Assignment, AssignmentKey, BgpPolicy, DefinedSet, DefinedSetKey, PolicyKey, Statement
+from kube_router.model.state.bgp import (
+    Assignment,
+    AssignmentKey,
+    BgpPolicy,
+    DefinedSet,
+    DefinedSetKey,
+    DefinedSetMember,
+    Listed,
+    PolicyKey,
+    Statement,
+)
 
+_MEMBERS_A_CALL: Final = 2000  # some 100 KiB a message
+_SET: Final = DefinedSet()
+_LISTED: Final = Listed()
 _NUMBERED: Final = re.compile(r"(kube_router_(?:import|export))([0-9]+)")
 
 
 class Rules(msgspec.Struct, frozen=True):
     """Sets, policies and assignments under the speaker's own names, numbers included; statements of no policy too."""
 
-    sets: dict[DefinedSetKey, DefinedSet]
+    sets: dict[DefinedSetKey, frozenset[str]]
     policies: dict[str, tuple[Statement, ...]]
     assignments: dict[AssignmentKey, Assignment]
     statements: dict[str, Statement]
@@ -74,7 +89,10 @@ class RuleBook:
     def observe(self) -> dict[Key, Value]:
         """All rules in the vocabulary of desired state: the number of a current policy is left out, others keep theirs."""
         rules = self.read()
-        found: dict[Key, Value] = dict(rules.sets.items())
+        found: dict[Key, Value] = {}
+        for of, members in rules.sets.items():
+            found[of] = _SET
+            found.update((DefinedSetMember(of.type, of.name, member), _LISTED) for member in members)
         plain = {}
         for name, statements in rules.policies.items():
             base = _base(name)
@@ -87,27 +105,31 @@ class RuleBook:
 
     # -- sets ---------------------------------------------------------------------------------------------------------
 
-    def read_set(self, key: DefinedSetKey) -> DefinedSet | None:
-        """One set as it is; None if there is none."""
+    def read_set(self, key: DefinedSetKey) -> frozenset[str] | None:
+        """Members of one set as it is; None if there is none."""
         generation = self._client.generation()
         of = generation.set_neighbor if key.type == "neighbor" else generation.set_prefix
         listed = self._client.list("ListDefinedSet", defined_type=of, name=key.name)
         return next((codec.defined_set_of(generation, reply.defined_set)[1] for reply in listed), None)
 
-    def extend_set(self, key: DefinedSetKey, wanted: DefinedSet) -> tuple[str, ...]:
-        """Create the set, or give it the members that it lacks; returns those that it has too many."""
-        held = self.read_set(key)
-        had = set(held.members) if held else set()
-        missing = tuple(member for member in wanted.members if member not in had)
-        if held is None or missing:
-            self._send("AddDefinedSet", defined_set=codec.defined_set(self._client.generation(), key, missing))
-        return tuple(sorted(had.difference(wanted.members)))
+    def put_set(self, key: DefinedSetKey) -> None:
+        """Create the set, without members; the existing stays as it is."""
+        if self.read_set(key) is None:
+            self._send("AddDefinedSet", defined_set=codec.defined_set(self._client.generation(), key))
 
-    def shrink_set(self, key: DefinedSetKey, wanted: DefinedSet, extra: tuple[str, ...]) -> None:
-        """Take away members that are too many. Refused for the last one of a neighbour set that a policy still uses."""
-        if key.type == "neighbor" and not wanted.members and self._is_used(key.name):
-            raise Refused(f"a policy still names {key.name}, which would match every neighbour when empty")
-        self._send("DeleteDefinedSet", defined_set=codec.defined_set(self._client.generation(), key, extra))
+    def add_members(self, key: DefinedSetKey, members: Sequence[str]) -> None:
+        """Give the set these members. It is not read before: a member that it has already is listed twice and counts once."""
+        for some in _portions(members):
+            self._send("AddDefinedSet", defined_set=codec.defined_set(self._client.generation(), key, some))
+
+    def take_members(self, key: DefinedSetKey, members: Sequence[str]) -> None:
+        """Take these members away. Refused for the last ones of a neighbour set that a policy still uses."""
+        if key.type == "neighbor":
+            held = self.read_set(key)
+            if held is not None and held.issubset(members) and self._is_used(key.name):
+                raise Refused(f"a policy still names {key.name}, which would match every neighbour when empty")
+        for some in _portions(members):
+            self._send("DeleteDefinedSet", defined_set=codec.defined_set(self._client.generation(), key, some))
 
     def delete_set(self, key: DefinedSetKey) -> None:
         """Remove the whole set; the speaker refuses while a policy names it. The absent is no error."""
@@ -160,7 +182,7 @@ class RuleBook:
     def _check(self, wanted: BgpPolicy, rules: Rules) -> None:
         for entry in wanted.statements:
             neighbors = rules.sets.get(DefinedSetKey("neighbor", entry.neighbor_set))
-            if neighbors is None or not neighbors.members:
+            if not neighbors:
                 raise Refused(f"neighbour set {entry.neighbor_set} of statement {entry.name} is empty and would match every neighbour")
 
     def _free_statements(self, wanted: BgpPolicy, rules: Rules) -> tuple[set[str], set[AssignmentKey]]:
@@ -193,6 +215,11 @@ class RuleBook:
     def _send(self, method: str, **fields: object) -> None:
         self._client.send(method, **fields)
         self.writes += 1
+
+
+def _portions(members: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for first in range(0, len(members), _MEMBERS_A_CALL):
+        yield tuple(members[first : first + _MEMBERS_A_CALL])
 
 
 def _base(name: str) -> str:

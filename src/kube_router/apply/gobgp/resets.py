@@ -7,12 +7,15 @@ the neighbour sets before its session is up, and a pod range is in its prefix se
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 
 from kube_router.codec.gobgp.speaker import PeerStatus
+from kube_router.kit.net import FAMILIES
+from kube_router.model import names
 from kube_router.model.state import Change
-from kube_router.model.state.bgp import AssignmentKey, DefinedSet, DefinedSetKey, NeighborKey, PathKey, PolicyKey
+from kube_router.model.state.bgp import AssignmentKey, DefinedSetMember, NeighborKey, PathKey, PolicyKey
 
 
 class Reset(msgspec.Struct, frozen=True):
@@ -33,16 +36,26 @@ class Suspicion(msgspec.Struct, frozen=True):
         return bool(self.ways)
 
 
-BOTH_WAYS = frozenset({"import", "export"})
+BOTH_WAYS: Final = frozenset({"import", "export"})
+
+
+# Directions in which a prefix set is used; the others in both.
+_ONE_WAY: Final = {
+    names.bgp_set(base, family): way
+    for base, way in (
+        (names.BGP_PODS, "export"),
+        (names.BGP_DEFAULT_ROUTE, "import"),
+        (names.BGP_CUSTOM_REJECT, "import"),
+    )
+    for family in FAMILIES
+}
 
 
 def suspicion(changes: Sequence[Change]) -> Suspicion:
     """What the changes ask for. Neighbours that come, change or go with them need nothing: their sessions start after."""
-    ways = frozenset(way for change in changes for way in _ways(change))
+    ways = frozenset(way for change in changes for way in _ways(change)) | _routes_unseen(changes)
     if ways:
         return Suspicion(ways, None)
-    if _routes_unseen(changes):
-        return Suspicion(BOTH_WAYS, None)
     new = {change.key.address for change in changes if isinstance(change.key, NeighborKey)}
     moved = frozenset(_moved_neighbors(changes) - new)
     return Suspicion(BOTH_WAYS, moved) if moved else Suspicion()
@@ -75,28 +88,21 @@ def _ways(change: Change) -> Iterable[str]:
     return ()
 
 
-def _routes_unseen(changes: Sequence[Change]) -> bool:
-    """Whether a prefix came into a set or left it without its path being announced or withdrawn along with it."""
+def _routes_unseen(changes: Sequence[Change]) -> frozenset[str]:
+    """Ways of prefixes that came into a set or left it without their path being announced or withdrawn along with them."""
     paths = {change.key.prefix for change in changes if isinstance(change.key, PathKey)}
-    return any(
-        member.partition(" ")[0] not in paths
-        for change in changes
-        if isinstance(change.key, DefinedSetKey) and change.key.type == "prefix"
-        for member in _moved(change)
+    unseen = (
+        key.name
+        for key in (change.key for change in changes)
+        if isinstance(key, DefinedSetMember) and key.type == "prefix" and key.member.partition(" ")[0] not in paths
     )
+    return frozenset(way for name in set(unseen) for way in ((_ONE_WAY[name],) if name in _ONE_WAY else BOTH_WAYS))
 
 
 def _moved_neighbors(changes: Sequence[Change]) -> set[str]:
     """Neighbours that came into a set or left it."""
     return {
-        member.partition("/")[0]
+        change.key.member.partition("/")[0]
         for change in changes
-        if isinstance(change.key, DefinedSetKey) and change.key.type == "neighbor"
-        for member in _moved(change)
+        if isinstance(change.key, DefinedSetMember) and change.key.type == "neighbor"
     }
-
-
-def _moved(change: Change) -> set[str]:
-    before: DefinedSet | None = change.before
-    after: DefinedSet | None = change.after
-    return set(before.members if before else ()) ^ set(after.members if after else ())

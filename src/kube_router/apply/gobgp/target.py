@@ -32,8 +32,8 @@ from kube_router.kit.net import FAMILIES
 from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.bgp import (
     AssignmentKey,
-    DefinedSet,
     DefinedSetKey,
+    DefinedSetMember,
     Neighbor,
     NeighborKey,
     Path,
@@ -43,10 +43,11 @@ from kube_router.model.state.bgp import (
     SpeakerKey,
 )
 
-_KINDS: Final = (SpeakerKey, DefinedSetKey, PolicyKey, AssignmentKey, PathKey, NeighborKey)
+_KINDS: Final = (SpeakerKey, DefinedSetKey, DefinedSetMember, PolicyKey, AssignmentKey, PathKey, NeighborKey)
 _FEW: Final = 16  # neighbours that are asked for one by one; beyond, all are listed, which costs the speaker and us more
 
 K = TypeVar("K", bound=Key)
+G = TypeVar("G")
 
 
 class GobgpTarget:
@@ -124,14 +125,13 @@ class GobgpTarget:
         steps = _Steps(changes)
         suspected = Suspicion() if self._fresh else suspicion(changes)
         sessions = self._sessions() if suspected else []
-        extra = self._put_rules(steps)
+        self._put_rules(steps)
         steps.put(PathKey, self._announce)
         if steps.concern(NeighborKey):
             held = self._neighbors_of(changes)
             steps.put(NeighborKey, lambda key, _, after: self._put_neighbor(key, after, held))
             steps.delete(NeighborKey, lambda key, _: self._delete_neighbor(key, held))
         steps.delete(PathKey, self._withdraw)
-        self._shrink_sets(steps, extra)
         self._delete_rules(steps)
         self._reset(reset_after(suspected, sessions, soft_withdraws=self._client.generation().withdraws_softly))
         self._restarting = self._fresh = False
@@ -154,30 +154,18 @@ class GobgpTarget:
         if held is not None:
             raise Stale("BGP was stopped and started for its new configuration: everything else in it is gone")
 
-    def _put_rules(self, steps: _Steps) -> dict[DefinedSetKey, tuple[str, ...]]:
-        """Returns the members that sets have too many: they go once their neighbours and paths have gone."""
+    def _put_rules(self, steps: _Steps) -> None:
         rules = self._rules
-        extra: dict[DefinedSetKey, tuple[str, ...]] = {}
-
-        def extend(key: DefinedSetKey, _: object, after: DefinedSet) -> None:
-            extra[key] = rules.extend_set(key, after)
-
-        steps.put(DefinedSetKey, extend)
+        steps.put(DefinedSetKey, lambda key, _, __: rules.put_set(key))
+        steps.put_together(DefinedSetMember, _set_of, lambda of, keys: rules.add_members(of, [key.member for key in keys]))
         steps.put(PolicyKey, lambda key, _, after: rules.put_policy(key.name, after))
         steps.put(AssignmentKey, lambda key, _, after: rules.put_assignment(key, after))
-        return extra
-
-    def _shrink_sets(self, steps: _Steps, extra: Mapping[DefinedSetKey, tuple[str, ...]]) -> None:
-        def shrink(key: DefinedSetKey, _: object, after: DefinedSet) -> None:
-            if extra.get(key):
-                self._rules.shrink_set(key, after, extra[key])
-
-        steps.put(DefinedSetKey, shrink)
 
     def _delete_rules(self, steps: _Steps) -> None:
         rules = self._rules
         steps.delete(AssignmentKey, lambda key, _: rules.delete_assignment(key))
         steps.delete(PolicyKey, lambda key, _: rules.delete_policy(key.name))
+        steps.delete_together(DefinedSetMember, _set_of, lambda of, keys: rules.take_members(of, [key.member for key in keys]))
         steps.delete(DefinedSetKey, lambda key, _: rules.delete_set(key))
 
     def _announce(self, key: PathKey, _: object, after: Path) -> None:
@@ -234,6 +222,10 @@ class GobgpTarget:
         self._calls[method] += 1
 
 
+def _set_of(key: DefinedSetMember) -> DefinedSetKey:
+    return DefinedSetKey(key.type, key.name)
+
+
 class _Steps:
     """The changes of one pass, done kind by kind; a refusal is kept with its key, and nothing more is tried on that key."""
 
@@ -256,6 +248,25 @@ class _Steps:
         for change in self._changes:
             if isinstance(change.key, kind) and change.after is None:
                 self._try(change.key, partial(do, change.key, change.before))
+
+    def put_together(self, kind: type[K], group: Callable[[K], G], do: Callable[[G, list[K]], None]) -> None:
+        """Creations of the kind by group: `do(group, keys)`. Where all of them are refused they are tried one by one."""
+        self._together([change.key for change in self._changes if isinstance(change.key, kind) and change.after is not None], group, do)
+
+    def delete_together(self, kind: type[K], group: Callable[[K], G], do: Callable[[G, list[K]], None]) -> None:
+        """Removals of the kind by group, likewise."""
+        self._together([change.key for change in self._changes if isinstance(change.key, kind) and change.after is None], group, do)
+
+    def _together(self, keys: list[K], group: Callable[[K], G], do: Callable[[G, list[K]], None]) -> None:
+        groups: dict[G, list[K]] = {}
+        for key in keys:
+            groups.setdefault(group(key), []).append(key)
+        for of, members in groups.items():
+            try:
+                do(of, members)
+            except (Refused, ValueError):
+                for key in members:
+                    self._try(key, partial(do, of, [key]))
 
     def _try(self, key: Key, do: Callable[[], None]) -> None:
         if key in self.rejected:

@@ -42,6 +42,11 @@ class Generation:
         return self.offset
 
     @property
+    def community_add(self) -> int:
+        """CommunityAction.Type: added to those that the route has."""
+        return self.offset
+
+    @property
     def watch_best(self) -> int:
         """WatchEventRequest.Table.Filter.Type: best paths."""
         return self.offset

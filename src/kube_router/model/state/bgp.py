@@ -45,9 +45,19 @@ class DefinedSetKey(Key, frozen=True):
 
 
 class DefinedSet(Value, frozen=True):
-    """Sorted members: for prefixes "cidr min..max", for neighbours "cidr"."""
+    """A set that exists; its members are keys of their own, so that one that comes or goes is one change."""
 
-    members: tuple[str, ...]
+
+class DefinedSetMember(Key, frozen=True):
+    """A member of a defined set: "cidr min..max" in one of prefixes, "cidr" in one of neighbours."""
+
+    type: str
+    name: str
+    member: str
+
+
+class Listed(Value, frozen=True):
+    """A member is in its set."""
 
 
 class PolicyKey(Key, frozen=True):
@@ -58,12 +68,21 @@ class PolicyKey(Key, frozen=True):
 
 
 class Statement(Value, frozen=True):
-    """Prefix set AND neighbour set (any member) -> accept or reject."""
+    """Prefix set AND neighbour set (any member) AND source -> accept or reject, with the route changed on its way out.
+
+    `prefix_set` "" means any prefix. `source` "internal": routes learned from a session within the AS; "" any.
+    `prepend`: an AS number and how often it is put before the AS path. `communities`: added, each "65000:1".
+    `next_hop`: "self" (the session's local address) or an address; "" leaves the route's own.
+    """
 
     name: str
     prefix_set: str
     neighbor_set: str
     accept: bool
+    source: str = ""
+    prepend: tuple[int, int] | None = None
+    communities: tuple[str, ...] = ()
+    next_hop: str = ""
 
 
 class BgpPolicy(Value, frozen=True):
