@@ -100,6 +100,7 @@ version bool false
 """
 ZERO = {"bool": "false", "duration": "0s", "strings": "[]", "ipSlice": "[]", "uints": "[]", "string": '""'}
 OURS = {"gobgp-api", "iptables-backend", "log-format"}
+OURS |= {"advertise-without-endpoints", "withdraw-on-cordon"}
 TYPES = {
     "bool": bool, "string": str, "duration": float, "uint": int, "uint8": int, "uint16": int, "uint32": int,
     "strings": tuple[str, ...], "ipSlice": tuple[str, ...], "uints": tuple[int, ...],

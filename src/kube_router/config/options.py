@@ -35,6 +35,7 @@ class Options:
     advertise_external_ip: bool
     advertise_loadbalancer_ip: bool
     advertise_pod_cidr: bool
+    advertise_without_endpoints: bool
     auto_mtu: bool
     bfd_desired_min_tx_interval: int
     bfd_detection_multiplier: int
@@ -113,6 +114,7 @@ class Options:
     use_nftables_for_netpol: bool
     v: str
     version: bool
+    withdraw_on_cordon: bool
 
     @property
     def families(self) -> tuple[Family, ...]:
