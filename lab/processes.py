@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lab.cni import PLUGIN_FOLDERS
 from lab.space import Space
 from lab.waiting import SLOWNESS, wait_for
 
@@ -150,6 +151,7 @@ def router_daemon(space: Space, *, node: str, server: str, flags: Sequence[str],
         "kube_router.app.main",
         f"--master={server}",
         f"--gobgp-api=unix://{GOBGP_SOCKET}",
+        f"--cni-bin-dir={PLUGIN_FOLDERS}",
         *flags,
     ]
     environment = {

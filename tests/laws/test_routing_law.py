@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from kube_router.config.options import defaults
 from kube_router.control.fib import FibController
 from kube_router.control.routing import RoutingController
-from kube_router.model.objects import BestPath, Interface, Kind, Name, Node
+from kube_router.model.objects import BestPath, CniFile, Interface, Kind, Name, Node
 from kube_router.model.state import Key, Value
-from kube_router.model.state.links import Link, LinkKey, Route, RouteKey
+from kube_router.model.state.links import Link, LinkKey, Route, RouteKey, through
 from kube_router.model.state.netfilter import Member, SetKey, SetMember, SetSpec
 from tests.engine import Node as LabNode
 from tests.engine import assert_law
@@ -32,12 +32,19 @@ paths = st.builds(
     name=st.sampled_from([Name("", p) for p in ("10.233.64.0/24", "10.233.65.0/24", "192.168.50.0/24", "fd00:65::/64", "0.0.0.0/0")]),
     next_hops=st.sampled_from([(), ("192.168.50.51",), ("192.168.50.52", "192.168.50.51"), ("fd00:50::51",), ("192.168.60.1",)]),
 )
+files = st.builds(
+    CniFile,
+    name=st.just(Name("", OPTIONS.cni_conf_file)),
+    mtu=st.sampled_from([0, 1280, 1500]),
+    mtu_is_ours=st.booleans(),
+    missing=st.sampled_from([(), ("bridge",)]),
+)
 gone = st.one_of(
     node_names.map(lambda name: (Kind.NODE, name)),
     paths.map(lambda path: (Kind.BEST_PATH, path.name)),
     links.map(lambda link: (Kind.INTERFACE, link.name)),
 )
-histories = st.lists(st.one_of(nodes, links, paths, gone), max_size=14)
+histories = st.lists(st.one_of(nodes, links, paths, files, gone), max_size=14)
 numbers = st.frozensets(st.integers(0, 40), max_size=8)
 
 FOREIGN: dict[Key, Value] = {
@@ -73,7 +80,7 @@ def test_one_path_among_a_thousand_writes_one_route():
     node.feed(BestPath(Name("", "10.1.7.0/24"), ("192.168.50.52",)))
     node.sync()
     assert [change.key for change in node.world.writes[before:]] == [RouteKey("10.1.7.0/24")]
-    assert node.world.state[RouteKey("10.1.7.0/24")] == Route(("192.168.50.52",))
+    assert node.world.state[RouteKey("10.1.7.0/24")] == Route(through("192.168.50.52"))
 
 
 def test_a_pod_that_comes_touches_no_route():
@@ -88,8 +95,8 @@ def test_a_pod_that_comes_touches_no_route():
 
 def test_strays_of_an_earlier_run_go_and_wanted_ones_are_adopted_unwritten():
     node = fib_node()
-    node.world.state[RouteKey("10.233.66.0/24")] = Route(("192.168.50.51",))
-    node.world.state[RouteKey("10.233.99.0/24")] = Route(("192.168.50.51",))
+    node.world.state[RouteKey("10.233.66.0/24")] = Route(through("192.168.50.51"))
+    node.world.state[RouteKey("10.233.99.0/24")] = Route(through("192.168.50.51"))
     node.feed(BestPath(Name("", "10.233.66.0/24"), ("192.168.50.51",)))
     node.settle()
     assert [change.key for change in node.world.writes] == [RouteKey("10.233.99.0/24")]

@@ -119,6 +119,8 @@ def test_a_value_is_accepted_within_its_bounds_and_refused_beyond(flag: str, bad
         ("--service-node-port-range=1-99999999999",
          "could not parse second port number from range given: '1-99999999999'"),
         ("--excluded-cidrs=10.0.0.0/255.0.0.0", "invalid CIDR address: 10.0.0.0/255.0.0.0"),
+        ("--datapath-network=10.1.0.0/16,eth1", "invalid CIDR address: eth1"),
+        ("--pod-egress-excluded-cidrs=10.1", "invalid CIDR address: 10.1"),
         ("--excluded-cidrs=::ffff:10.0.0.0/104", "invalid CIDR address: ::ffff:10.0.0.0/104"),
     ],
 )  # fmt: skip

@@ -40,6 +40,13 @@ def test_an_item_leads_to_the_object_that_the_api_server_knows(item, about):
     assert ref_of(item) == about
 
 
+def test_a_quiet_note_goes_to_the_log_alone(log):
+    events: list[Note] = []
+    Reporting(events.append).note("routing", Note(Ref(Kind.NODE, WEB), "MTU", "1280, named in the file", quiet=True))
+    assert events == []
+    assert "1280, named in the file" in log.getvalue()
+
+
 def test_a_fault_that_stays_is_told_once_and_again_after_a_good_pass(log):
     events: list[Note] = []
     reporting = Reporting(events.append)

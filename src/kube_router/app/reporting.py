@@ -18,7 +18,7 @@ from kube_router.model.state.links import RouteKey
 from kube_router.telemetry.logging import Logger, get_logger
 from kube_router.telemetry.metrics import METRICS
 
-_API_KINDS: Final = frozenset(Kind) - {Kind.INTERFACE, Kind.BEST_PATH}
+_API_KINDS: Final = frozenset(Kind) - {Kind.INTERFACE, Kind.BEST_PATH, Kind.CNI_FILE}
 
 
 class Reporting:
@@ -29,7 +29,10 @@ class Reporting:
         self._told: dict[tuple[str, Hashable], str] = {}
 
     def note(self, controller: str, note: Note) -> None:
-        """Log it, count it, and put it on the object as an Event."""
+        """Log it, count it, and put it on the object as an Event; one that is quiet is only logged."""
+        if note.quiet:
+            _log(controller).info(note.message, reason=note.reason)
+            return
         _log(controller).warning(note.message, object=str(note.about), reason=note.reason)
         METRICS.counter("rejected_items_total", {"controller": controller, "kind": note.about.kind.value}).inc()
         self._post(note)

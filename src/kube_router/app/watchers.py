@@ -19,10 +19,11 @@ from kube_router.model.state.links import Route, RouteKey
 from kube_router.plan import ownership
 from kube_router.telemetry.metrics import METRICS, Sample
 from kube_router.watch.api import ApiWatch
+from kube_router.watch.cni import CniWatch
 from kube_router.watch.interfaces import Dumper, InterfaceWatch
 from kube_router.watch.speaker import SpeakerWatch
 
-_HOST_KINDS: Final = frozenset({Kind.INTERFACE, Kind.BEST_PATH})
+_HOST_KINDS: Final = frozenset({Kind.INTERFACE, Kind.BEST_PATH, Kind.CNI_FILE})
 
 
 class Watchers:
@@ -57,6 +58,9 @@ class Watchers:
         if Kind.INTERFACE in kinds:
             self._links = InterfaceWatch(inbox, inbox.disturbed, dumper=_rtnetlink)
             tasks.add(asyncio.create_task(self._links.run(), name="links"))
+        if Kind.CNI_FILE in kinds:
+            cni = CniWatch(inbox, self._options.cni_conf_file, folders=self._options.cni_folders)
+            tasks.add(asyncio.create_task(cni.run(), name="CNI files"))
         if Kind.BEST_PATH in kinds:
             self._speaker = self._speaker_watch(inbox, of[ownership.SPEAKER])
             tasks.add(asyncio.create_task(self._speaker.run(), name="speaker watch"))

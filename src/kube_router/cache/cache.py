@@ -12,6 +12,7 @@ from typing import Any, Final
 from kube_router.cache.store import Store
 from kube_router.model.objects import (
     BestPath,
+    CniFile,
     EndpointSlice,
     Interface,
     Kind,
@@ -34,6 +35,7 @@ KIND_OF: Final[dict[type, Kind]] = {
     Namespace: Kind.NAMESPACE,
     Interface: Kind.INTERFACE,
     BestPath: Kind.BEST_PATH,
+    CniFile: Kind.CNI_FILE,
 }
 
 # Changed objects: for each, what it was when the controller last looked (None: it was not there).
@@ -55,6 +57,7 @@ class View:
         self.namespaces: Store[Namespace] = Store()
         self.interfaces: Store[Interface] = Store(address=lambda link: (prefix.partition("/")[0] for prefix in link.addresses))
         self.paths: Store[BestPath] = Store()
+        self.cni_files: Store[CniFile] = Store()
         self._stores: dict[Kind, Store[Any]] = {
             Kind.NODE: self.nodes,
             Kind.POD: self.pods,
@@ -64,6 +67,7 @@ class View:
             Kind.NAMESPACE: self.namespaces,
             Kind.INTERFACE: self.interfaces,
             Kind.BEST_PATH: self.paths,
+            Kind.CNI_FILE: self.cni_files,
         }
 
     def store(self, kind: Kind) -> Store[Any]:

@@ -104,6 +104,10 @@ API_SERVERS: Final = Check(
     "a URL such as https://10.0.0.1:6443, several separated by commas",
     lambda text: not text or all(_API_SERVER.match(part) for part in text.split(",")),
 )
+FOLDERS: Final = Check(
+    "absolute paths of folders, separated by colons, such as /opt/cni/bin",
+    lambda text: all(part.startswith("/") for part in text.split(":")),
+)
 ROUTER_ID: Final = Check("an IPv4 address, 'generate', or nothing for the node's IPv4 address", _is_router_id)
 CRI_SOCKET: Final = Check(
     "a socket such as unix:///run/containerd/containerd.sock",

@@ -49,6 +49,8 @@ class Options:
     cache_sync_timeout: float
     cleanup_config: bool
     cluster_asn: int
+    cni_bin_dir: str
+    datapath_network: tuple[str, ...]
     disable_source_dest_check: bool
     enable_bfd: bool
     enable_cni: bool
@@ -97,6 +99,7 @@ class Options:
     peer_router_passwords: tuple[Secret, ...]
     peer_router_passwords_file: str
     peer_router_ports: tuple[int, ...]
+    pod_egress_excluded_cidrs: tuple[str, ...]
     router_id: str
     routes_sync_period: float
     run_firewall: bool
@@ -138,6 +141,11 @@ class Options:
             return self.gobgp_api
         host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.gobgp_admin_address, self.gobgp_admin_address)
         return f"[{host}]:{self.gobgp_admin_port}" if ":" in host else f"{host}:{self.gobgp_admin_port}"
+
+    @property
+    def cni_folders(self) -> tuple[str, ...]:
+        """Folders of CNI plugins, in the order in which they are looked through."""
+        return tuple(self.cni_bin_dir.split(":"))
 
     @property
     def api_servers(self) -> tuple[str, ...]:

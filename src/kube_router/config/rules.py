@@ -82,10 +82,11 @@ def _allocator_range(options: Options) -> Iterator[Fault]:
     return _ranges("--loadbalancer-ip-range", options.loadbalancer_ip_range, options)
 
 
-def _excluded(options: Options) -> Iterator[Fault]:
-    for cidr in options.excluded_cidrs:
+def _cidrs(flag: str, cidrs: tuple[str, ...]) -> Iterator[Fault]:
+    """CIDRs of either family, switched on or not."""
+    for cidr in cidrs:
         if not _is_cidr(cidr):
-            yield Fault("--excluded-cidrs", cidr, f"invalid CIDR address: {cidr}", "give CIDRs such as 10.0.0.0/8")
+            yield Fault(flag, cidr, f"invalid CIDR address: {cidr}", "give CIDRs such as 10.0.0.0/8")
 
 
 def _node_ports(options: Options) -> Iterator[Fault]:
@@ -156,7 +157,9 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(("service-cluster-ip-range", "enable-ipv4", "enable-ipv6"), _cluster_range),
     Rule(("service-external-ip-range", "enable-ipv4", "enable-ipv6"), _external_range),
     Rule(("loadbalancer-ip-range", "enable-ipv4", "enable-ipv6"), _allocator_range),
-    Rule(("excluded-cidrs",), _excluded),
+    Rule(("excluded-cidrs",), lambda options: _cidrs("--excluded-cidrs", options.excluded_cidrs)),
+    Rule(("datapath-network",), lambda options: _cidrs("--datapath-network", options.datapath_network)),
+    Rule(("pod-egress-excluded-cidrs",), lambda options: _cidrs("--pod-egress-excluded-cidrs", options.pod_egress_excluded_cidrs)),
     Rule(("service-node-port-range",), _node_ports),
     Rule(("bgp-graceful-restart", "bgp-graceful-restart-time", "bgp-graceful-restart-deferral-time"), _restart_times),
     Rule(("peer-router-ips", "peer-router-asns"), _peer_asns),

@@ -19,7 +19,14 @@ from kube_router.config.rules import RULES, canonical_cidr
 
 PASSWORDS: Final = "peer-router-passwords"
 PASSWORDS_FILE: Final = "peer-router-passwords-file"
-CIDR_LISTS: Final = ("excluded_cidrs", "loadbalancer_ip_range", "service_cluster_ip_range", "service_external_ip_range")
+CIDR_LISTS: Final = (
+    "datapath_network",
+    "excluded_cidrs",
+    "loadbalancer_ip_range",
+    "pod_egress_excluded_cidrs",
+    "service_cluster_ip_range",
+    "service_external_ip_range",
+)
 
 
 def parse(arguments: Sequence[str], environ: Mapping[str, str], read_file: Callable[[str], str]) -> Options | tuple[Fault, ...]:

@@ -18,12 +18,14 @@ Item = Hashable
 class Note(msgspec.Struct, frozen=True):
     """Something that its owner should know about an object: becomes an Event on it, a log line and a metric.
 
-    `reason` is the Event's reason (CamelCase); `message` names field and value and says what would be right.
+    `reason` is the Event's reason (CamelCase); `message` names field and value and says what would be right. A `quiet` one says how
+    something was decided: nothing is wrong, and it goes to the log alone.
     """
 
     about: Ref
     reason: str
     message: str
+    quiet: bool = False
 
 
 class Desired(msgspec.Struct, frozen=True):

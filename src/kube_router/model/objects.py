@@ -25,6 +25,7 @@ class Kind(Enum):
     NAMESPACE = "Namespace"
     INTERFACE = "Interface"  # links of this host, with their addresses, from netlink
     BEST_PATH = "BestPath"  # what the BGP speaker chose, from its watch stream
+    CNI_FILE = "CniFile"  # this host's CNI configuration file and plugins
 
 
 class Name(NamedTuple):
@@ -272,4 +273,17 @@ class BestPath(msgspec.Struct, frozen=True, gc=False):
         return self.name.name
 
 
-Object = Node | Pod | Service | EndpointSlice | NetworkPolicy | Namespace | Interface | BestPath
+class CniFile(msgspec.Struct, frozen=True, gc=False):
+    """What others decide about this host's CNI configuration; the name is the file's path.
+
+    `mtu`: the one that the file names (0: none, or no file), `mtu_is_ours`: an MTU that we wrote; `missing`: plugins that it needs and
+    the host does not have, sorted.
+    """
+
+    name: Name
+    mtu: int = 0
+    mtu_is_ours: bool = False
+    missing: tuple[str, ...] = ()
+
+
+Object = Node | Pod | Service | EndpointSlice | NetworkPolicy | Namespace | Interface | BestPath | CniFile

@@ -1,18 +1,51 @@
-"""The MTU that pods get: what fits through every link that leads to other nodes, tunnels included."""
+"""The MTU that pods get: the one that somebody chose, else what fits through every link that leads to other nodes, tunnels included."""
 
 from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from kube_router.config.options import Options
-from kube_router.kit.net import Family
+from kube_router.kit.net import Family, contains
 from kube_router.model.names import BRIDGE, DUMMY
-from kube_router.model.objects import Interface, Node
+from kube_router.model.objects import CniFile, Interface, Node
 
 # Octets that an IPIP tunnel adds: an outer IPv4 header; an outer IPv6 header and the encapsulation limit option (RFC 2473 4.1).
 IPIP_OVERHEAD: Final[dict[Family, int]] = {4: 20, 6: 48}
+LINK_LOCAL: Final = "fe80::/10"
 LARGEST: Final = 65535  # an IPv4 packet's length field; loopback's 65536 fits no bridge
+SMALLEST_IPV4: Final = 68  # RFC 791 3.2
 SMALLEST: Final = 1280  # RFC 8200 5: what every IPv6 link carries
+
+
+class PodMtu(msgspec.Struct, frozen=True):
+    """`bridge`: MTU of kube-bridge; `file`: what we write into the CNI configuration; 0 leaves either alone. `source` is for people."""
+
+    bridge: int = 0
+    file: int = 0
+    source: str = ""
+
+
+def chosen(node: Node | None, interfaces: tuple[Interface, ...], cni: CniFile | None, options: Options) -> PodMtu:
+    """The MTU in force and where it comes from. Bridge and configuration agree, whichever wins.
+
+    An MTU in the CNI configuration wins, unless we wrote it, or the original did: that writes the node's own, which does not fit
+    through tunnels, and nobody chose it.
+    """
+    named = cni.mtu if cni is not None and SMALLEST_IPV4 <= cni.mtu <= LARGEST else 0
+    if cni is not None and named and not cni.mtu_is_ours and not (options.auto_mtu and named == _node_mtu(node, interfaces)):
+        return PodMtu(bridge=named, source=f"named in {cni.name}")
+    if not options.auto_mtu:
+        return PodMtu(bridge=named, source="--auto-mtu is off")
+    mtu = pod_mtu(node, interfaces, options) if node is not None else 0
+    return PodMtu(mtu, mtu, "from the links that lead to other nodes" if mtu else "")
+
+
+def _node_mtu(node: Node | None, interfaces: tuple[Interface, ...]) -> int:
+    """MTU of the link with the node's primary address; 0 when there is none."""
+    primary = node.addresses[0] if node is not None and node.addresses else ""
+    return next((link.mtu for link in interfaces if any(_host(prefix) == primary for prefix in link.addresses)), 0)
 
 
 def pod_mtu(node: Node, interfaces: tuple[Interface, ...], options: Options) -> int:
@@ -25,9 +58,7 @@ def pod_mtu(node: Node, interfaces: tuple[Interface, ...], options: Options) -> 
     addresses = set(node.addresses)
     links = [link for link in interfaces if any(_host(a) in addresses for a in link.addresses) and not _is_loopback(link)]
     if not links:
-        links = [
-            link for link in interfaces if link.up and not _is_loopback(link) and link.name.name not in (BRIDGE, DUMMY) and link.addresses
-        ]
+        links = [link for link in interfaces if link.up and _leads_out(link)]
     mtus = [link.mtu for link in links if link.mtu]
     if not mtus:
         return 0
@@ -37,6 +68,15 @@ def pod_mtu(node: Node, interfaces: tuple[Interface, ...], options: Options) -> 
 
 def _host(prefix: str) -> str:
     return prefix.split("/")[0]
+
+
+def _leads_out(link: Interface) -> bool:
+    """Whether packets may leave by it, as far as can be told: it has an address that is not of its link alone, and is not ours."""
+    return (
+        not _is_loopback(link)
+        and link.name.name not in (BRIDGE, DUMMY)
+        and any(not contains(LINK_LOCAL, _host(prefix)) for prefix in link.addresses)
+    )
 
 
 def _is_loopback(link: Interface) -> bool:
