@@ -44,14 +44,15 @@ Changes = Mapping[Ref, Object | None]
 
 class View:
     """What controllers read. Stores by kind; indexes: pods by "ip", "node" and "namespace", slices by "service",
-    policies by "namespace", nodes by "address", Services by "claim" (model.objects.Claim), links by "address" (without length)."""
+    policies by "namespace", nodes by "address", Services by "claim" (model.objects.Claim) and "address", links by "address" (without
+    length)."""
 
     def __init__(self) -> None:
         self.nodes: Store[Node] = Store(address=lambda node: node.addresses)
         self.pods: Store[Pod] = Store(
             ip=lambda pod: pod.ips, node=lambda pod: (pod.node_name,), namespace=lambda pod: (pod.name.namespace,)
         )
-        self.services: Store[Service] = Store(claim=lambda service: service.claims())
+        self.services: Store[Service] = Store(claim=lambda service: service.claims(), address=lambda service: service.addresses())
         self.slices: Store[EndpointSlice] = Store(service=lambda piece: (piece.service,))
         self.policies: Store[NetworkPolicy] = Store(namespace=lambda policy: (policy.name.namespace,))
         self.namespaces: Store[Namespace] = Store()

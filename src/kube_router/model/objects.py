@@ -136,9 +136,13 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     load_balancer_class: str = ""
     source_ranges: tuple[str, ...] = ()
 
+    def addresses(self) -> tuple[str, ...]:
+        """Every address that it names; some may be named twice."""
+        return (*self.cluster_ips, *self.external_ips, *(entry.address for entry in self.ingress))
+
     def claims(self) -> Iterator[Claim]:
         """Every address and port that it names, and its node ports; some may be named twice."""
-        addresses = (*self.cluster_ips, *self.external_ips, *(entry.address for entry in self.ingress))
+        addresses = self.addresses()
         for port in self.ports:
             for address in addresses:
                 yield Claim(address, port.protocol, port.port)
