@@ -134,13 +134,14 @@ def granted() -> set[tuple[str, str, str]]:
 
 
 def used() -> Iterator[tuple[str, str, str]]:
-    """(group, resource, verb) that the program uses: what it lists and watches, and Events."""
+    """(group, resource, verb) that the program uses: what it lists and watches, Events, and annotations on its own Node."""
     for kind in LISTED:
         for source in sources(kind):
             parts = source.path.strip("/").split("/")
             group = "" if parts[0] == "api" else parts[1]
             yield from ((group, parts[-1], verb) for verb in ("list", "watch"))
     yield from (("", "events", verb) for verb in ("create", "patch"))
+    yield ("", "nodes", "patch")  # apply/apiserver/annotations.py
 
 
 def test_rights_are_exactly_those_that_the_program_uses() -> None:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kube_router.config.options import defaults
+from kube_router.control.datapath import DatapathController
 from kube_router.control.fib import FibController
 from kube_router.control.routing import RoutingController
 from kube_router.model.objects import BestPath, CniFile, Interface, Kind, Name, Node
@@ -57,6 +58,12 @@ FOREIGN: dict[Key, Value] = {
 @given(histories, numbers, numbers, st.none() | numbers)
 def test_the_host_equals_a_fresh_start_after_any_events_failures_and_restarts(history, fail_at, restart_at, sync_at):
     assert_law(lambda: RoutingController(OPTIONS), history, fail_at=fail_at, restart_at=restart_at, sync_at=sync_at, foreign=FOREIGN)
+
+
+@given(histories, numbers, numbers, st.none() | numbers)
+def test_what_a_node_says_of_itself_equals_a_fresh_start_after_any_events_failures_and_restarts(history, fail_at, restart_at, sync_at):
+    options = defaults(node_name="node1", datapath_network=("192.168.0.0/16",))
+    assert_law(lambda: DatapathController(options), history, fail_at=fail_at, restart_at=restart_at, sync_at=sync_at)
 
 
 @given(histories, numbers, numbers, st.none() | numbers)

@@ -46,6 +46,7 @@ def test_new_destinations_come_before_old_ones_go():
 @pytest.mark.parametrize("action", ["put", "delete"])
 def test_every_kind_of_key_has_one_row_with_a_reason(action):
     import kube_router.model.state.bgp
+    import kube_router.model.state.cluster
     import kube_router.model.state.ipvs
     import kube_router.model.state.links
     import kube_router.model.state.netfilter  # noqa: F401  the imports register the subclasses

@@ -26,7 +26,8 @@ def run(options: Options) -> int:
 
 
 async def _run(options: Options) -> int:
-    targets, cache, reporting = Targets(options), Cache(), Reporting(_no_event)
+    cache, reporting = Cache(), Reporting(_no_event)
+    targets = Targets(options, cache.view)
     left = 0
     for controller in everything():
         cycle = Cycle(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from kube_router.config.options import Options
 from kube_router.control.absent import Absent
 from kube_router.control.controller import Controller
+from kube_router.control.datapath import DatapathController
 from kube_router.control.fib import FibController
 from kube_router.control.netpol import NetpolController
 from kube_router.control.proxy import ProxyController
@@ -19,6 +21,8 @@ from kube_router.control.speaker import SpeakerController
 from kube_router.model.state import Key
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import LinkKey
+
+_LOOK_AT_OWN_NODE: Final = 15.0  # seconds; it is in the cache, looking costs nothing
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -34,6 +38,7 @@ def running(options: Options) -> Iterator[Running]:
         yield Running(RoutingController(options), options.routes_sync_period)
         yield Running(SpeakerController(options), options.routes_sync_period)
         yield Running(FibController(options), options.injected_routes_sync_period)
+        yield Running(DatapathController(options), _LOOK_AT_OWN_NODE)
     if options.run_service_proxy:
         yield Running(ProxyController(options, kernel=kernel_version()), options.ipvs_sync_period)
     if options.run_firewall:

@@ -70,7 +70,7 @@ class Daemon:
         self._options = options
         self._health = Health(time.monotonic)
         self._cache = Cache()
-        self._targets = Targets(options)
+        self._targets = Targets(options, self._cache.view)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="write")
         self._runners: list[Runner] = []
         self._unwritten: set[str] = set()  # controllers of rules that have not completed a pass yet
@@ -156,7 +156,8 @@ class Daemon:
         return not missing
 
     def _done(self, name: str, outcome: Outcome, seconds: float) -> None:
-        METRICS.histogram(_PASS_TIMES[name]).observe(seconds)
+        if name in _PASS_TIMES:
+            METRICS.histogram(_PASS_TIMES[name]).observe(seconds)
         if outcome.failure:
             self._health.failing(name, outcome.failure)
             return

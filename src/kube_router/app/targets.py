@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kube_router.app.later import Later
 from kube_router.app.metering import tool_ran
+from kube_router.apply.apiserver.annotations import AnnotationTarget
 from kube_router.apply.files.cni import CniFileTarget
 from kube_router.apply.gobgp.client import Client
 from kube_router.apply.gobgp.target import GobgpTarget
@@ -15,8 +17,10 @@ from kube_router.apply.kernel.ipset import SetTarget
 from kube_router.apply.kernel.links import LinkTarget
 from kube_router.apply.kernel.routes import RouteTarget
 from kube_router.apply.kernel.sysctls import SysctlTarget
+from kube_router.cache.cache import View
 from kube_router.config.options import Options
 from kube_router.control.controller import Target
+from kube_router.model.objects import Name
 from kube_router.model.state import Key
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey
@@ -26,12 +30,15 @@ from kube_router.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from kube_router.apply.kernel.iptables_backend import Choice
+    from kube_router.kit.apiserver import ApiClient
 
 
 class Targets:
     """Targets by kind of key. Those that need a module or a tool are opened when they are first used."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, view: View) -> None:
+        self._options = options
+        self._view = view
         self.commands = Commands(ran=tool_ran)
         self._choice: Choice | None = None
         self.sets = SetTarget(self.commands)
@@ -51,7 +58,15 @@ class Targets:
             self.addresses,
             self.routes,
             self.speaker,
+            AnnotationTarget(lambda: self.api, options.node_name, seen=self._own_annotations),
         )
+
+    @cached_property
+    def api(self) -> ApiClient:
+        """The way to the API server; raises ConfigurationError. To be asked for first by whoever can end the start."""
+        from kube_router.kit.apiserver import ApiClient
+
+        return ApiClient.load(kubeconfig=self._options.kubeconfig, servers=self._options.api_servers)
 
     def of(self, kinds: tuple[type[Key], ...]) -> list[Target]:
         """Those that hold any of these kinds."""
@@ -69,6 +84,10 @@ class Targets:
             gone = clean_other(self.commands, self._choice)
             if gone:
                 get_logger("iptables").info("rules moved to the other backend", backend=self._choice.backend, removed_from_the_other=gone)
+
+    def _own_annotations(self) -> Mapping[str, str] | None:
+        own = self._view.nodes.get(Name("", self._options.node_name))
+        return None if own is None else own.annotations
 
     def _routes_stand(self) -> bool:
         """Whether the kernel still forwards by what was learned before."""

@@ -31,12 +31,12 @@ class Watchers:
 
     def __init__(self, options: Options, targets: Targets, view: View) -> None:
         from kube_router.apply.apiserver.events import EventSender
-        from kube_router.kit.apiserver import ApiClient, ConfigurationError
+        from kube_router.kit.apiserver import ConfigurationError
 
         self._options = options
         self._targets = targets
         try:
-            self._client = ApiClient.load(kubeconfig=options.kubeconfig, servers=options.api_servers)
+            self._client = targets.api
         except ConfigurationError as error:
             raise StartRefused((Fault("--kubeconfig", options.kubeconfig or None, str(error)),)) from error
         self._events = EventSender(self._client, host=options.node_name, uid_of=lambda ref: _uid(view, ref))

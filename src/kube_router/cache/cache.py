@@ -44,11 +44,11 @@ Changes = Mapping[Ref, Object | None]
 
 class View:
     """What controllers read. Stores by kind; indexes: pods by "ip", "node" and "namespace", slices by "service",
-    policies by "namespace", nodes by "address", Services by "claim" (model.objects.Claim) and "address", links by "address" (without
+    policies by "namespace", nodes by "address" (published ones, too), Services by "claim" (model.objects.Claim) and "address", links by "address" (without
     length)."""
 
     def __init__(self) -> None:
-        self.nodes: Store[Node] = Store(address=lambda node: node.addresses)
+        self.nodes: Store[Node] = Store(address=lambda node: (*node.addresses, *node.datapath))
         self.pods: Store[Pod] = Store(
             ip=lambda pod: pod.ips, node=lambda pod: (pod.node_name,), namespace=lambda pod: (pod.name.namespace,)
         )

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from kube_router.codec.objects_fault import Faults
 from kube_router.codec.objects_wire import Container, Metadata, NamespaceWire, NodeWire, PodWire
+from kube_router.model.names import DATAPATH_ANNOTATION
 from kube_router.model.objects import ContainerPort, Name, Namespace, Node, Pod
 
 T = TypeVar("T")
@@ -85,7 +86,13 @@ def node(wire: NodeWire, faults: Faults) -> Node:
         provider_id=spec.provider_id if spec is not None else "",
         unschedulable=spec.unschedulable if spec is not None else False,
         created=wire.metadata.creation_timestamp or "",
+        datapath=_datapath(wire.metadata, faults),
     )
+
+
+def _datapath(metadata: Metadata, faults: Faults) -> tuple[str, ...]:
+    text = (metadata.annotations or {}).get(DATAPATH_ANNOTATION)
+    return faults.addresses(f"metadata.annotations[{DATAPATH_ANNOTATION}]", [item.strip() for item in text.split(",")]) if text else ()
 
 
 def namespace(wire: NamespaceWire, _faults: Faults) -> Namespace:

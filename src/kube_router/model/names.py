@@ -15,6 +15,8 @@ VXLAN_LINK: Final = "kube-vxlan"
 VXLAN_ID: Final = 0x4B52  # "KR"; of those that other networks use (1 flannel, 4096 Calico) none
 _TUNNEL: Final = re.compile(r"tun-[0-9a-f]{11}")
 
+DATAPATH_ANNOTATION: Final = "kube-router.io/datapath-addresses"  # ours, on our own Node: addresses separated by commas
+
 IPV6_SET_PREFIX: Final = "inet6:"
 POD_SUBNETS: Final = "kube-router-pod-subnets"
 NODE_IPS: Final = "kube-router-node-ips"

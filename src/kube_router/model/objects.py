@@ -50,7 +50,8 @@ class Ref(NamedTuple):
 
 class Node(msgspec.Struct, frozen=True, gc=False):
     """v1 Node. `addresses`: InternalIPs in order, then ExternalIPs; host names left out. `annotations`: those with our prefix.
-    `created`: creationTimestamp text (RFC 3339 sorts as text)."""
+    `datapath`: addresses that it published for pod traffic, at most one a family counts. `created`: creationTimestamp text (RFC 3339
+    sorts as text)."""
 
     name: Name
     uid: str = ""
@@ -61,6 +62,7 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     provider_id: str = ""
     unschedulable: bool = False
     created: str = ""
+    datapath: tuple[str, ...] = ()
 
 
 class ContainerPort(msgspec.Struct, frozen=True, gc=False):

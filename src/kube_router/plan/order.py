@@ -22,6 +22,7 @@ from kube_router.model.state.bgp import (
     PolicyKey,
     SpeakerKey,
 )
+from kube_router.model.state.cluster import AnnotationKey
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, SysctlKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
@@ -56,6 +57,7 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(AddressKey, "put", "an address draws packets: service, members and rules stand by now, no host process answers"),
     Row(RouteKey, "put", "a route draws packets too; it may use an address as source"),
     Row(FileKey, "put", "runtimes start pods as soon as they see the file: the bridge and its rules stand"),
+    Row(AnnotationKey, "put", "others send to these addresses: links and routes stand"),
     Row(SpeakerKey, "put", "nothing else can be told to a speaker that has not started"),
     Row(DefinedSetKey, "put", "statements name sets"),
     Row(DefinedSetMember, "put", "an empty neighbour set would match every neighbour; a path is judged when it is announced"),
@@ -70,6 +72,7 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(DefinedSetMember, "delete", "after its neighbour, its path and the statements: until then rules hold for it"),
     Row(DefinedSetKey, "delete", "after the statements that named it"),
     Row(SpeakerKey, "delete", "stopping the speaker ends every session"),
+    Row(AnnotationKey, "delete", "others stop sending first"),
     Row(FileKey, "delete", "no new pod starts on a network that goes"),
     Row(RouteKey, "delete", "stop drawing packets first"),
     Row(AddressKey, "delete", "the address goes before what serves it"),

@@ -13,6 +13,7 @@
 |                      | kube-router-ipvs-services, or its address alone in kube-router-service-ips (or in the       |
 |                      | original's later names); the second does not count for an address of the node itself,       |
 |                      | which node ports put there and which others may serve on other ports                        |
+| annotation           | it is one of ours, on our own Node                                                          |
 | speaker              | its configuration is ours as a whole: the sidecar serves nobody else                        |
 
 Everything else is invisible: never listed in a plan, never written, never removed.
@@ -34,6 +35,7 @@ from kube_router.model.state.bgp import (
     PolicyKey,
     SpeakerKey,
 )
+from kube_router.model.state.cluster import AnnotationKey
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, SysctlKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
@@ -41,6 +43,7 @@ from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMemb
 ROUTING: Final = "routing"  # bridge, CNI, sets of nodes and pods, egress
 SPEAKER: Final = "speaker"  # what the BGP speaker is told
 FIB: Final = "fib"  # routes learned from the speaker
+DATAPATH: Final = "datapath"  # what this node tells others about itself
 PROXY: Final = "proxy"
 NETPOL: Final = "netpol"
 
@@ -75,6 +78,7 @@ CHAIN_PREFIXES: Final = {"KUBE-POD-FW-": NETPOL, "KUBE-NWPLCY-": NETPOL}
 
 _BY_KIND: Final[dict[type[Key], str]] = {
     AddressKey: PROXY,
+    AnnotationKey: DATAPATH,
     VirtualServerKey: PROXY,
     DestinationKey: PROXY,
     RouteKey: FIB,

@@ -1,0 +1,197 @@
+"""The network for pod traffic of nodes that have several: chosen by flag, published on the Node, followed by its peers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from kube_router.apply.apiserver.annotations import AnnotationTarget
+from kube_router.codec.objects import decode_item
+from kube_router.config.options import defaults
+from kube_router.control.datapath import DatapathController
+from kube_router.desired.routing.datapath import address, all_addresses, ends, publication
+from kube_router.kit.apiserver import ApiError
+from kube_router.kit.errors import Busy
+from kube_router.model.names import DATAPATH_ANNOTATION
+from kube_router.model.objects import Interface, Kind, Name, Node, Ref
+from kube_router.model.state import Change
+from kube_router.model.state.cluster import Annotation, AnnotationKey
+from tests.engine import Node as LabNode
+
+NETWORK = "192.168.50.0/24"
+KEY = AnnotationKey("node1", DATAPATH_ANNOTATION)
+OWN = Node(Name("", "node1"), addresses=("203.0.113.11", "2001:db8::11"))
+PUBLIC = Interface(Name("", "eth0"), addresses=("203.0.113.11/24", "2001:db8::11/64"))
+PRIVATE = Interface(Name("", "eth1"), addresses=("192.168.50.11/24", "fd00:50::11/64"))
+
+
+def options(*networks: str, **more: Any):
+    return defaults(node_name="node1", datapath_network=networks, **more)
+
+
+def published(node: Node, links: tuple[Interface, ...], *networks: str, **more: Any) -> str:
+    state = publication(node, links, options(*networks, **more)).state
+    annotation = state.get(AnnotationKey(node.name.name, DATAPATH_ANNOTATION))
+    assert annotation is None or isinstance(annotation, Annotation)
+    return annotation.text if annotation else ""
+
+
+@pytest.mark.parametrize(
+    ("networks", "ipv6", "expected"),
+    [
+        ((), True, ""),
+        ((NETWORK,), True, "192.168.50.11"),
+        ((NETWORK, "fd00:50::/64"), True, "192.168.50.11,fd00:50::11"),
+        ((NETWORK, "fd00:50::/64"), False, "192.168.50.11"),
+        (("10.0.0.0/8", NETWORK), True, "192.168.50.11"),  # one list for all nodes: each finds its own
+        (("203.0.113.0/24",), True, "203.0.113.11"),
+        (("10.0.0.0/8",), True, ""),
+    ],
+)
+def test_u104_a_node_publishes_its_address_in_the_network_that_the_flag_names(networks, ipv6, expected):
+    assert published(OWN, (PUBLIC, PRIVATE), *networks, enable_ipv6=ipv6) == expected
+
+
+def link(name: str, *addresses: str, up: bool = True) -> Interface:
+    return Interface(Name("", name), addresses=addresses, up=up)
+
+
+@pytest.mark.parametrize(
+    ("links", "expected"),
+    [
+        ((link("eth1", "192.168.50.11/24", "192.168.50.9/32"),), "192.168.50.11"),  # a floating address is not the node's own
+        ((link("eth2", "192.168.50.12/24"), link("eth1", "192.168.50.13/24")), "192.168.50.13"),
+        ((link("eth1", "192.168.50.100/24", "192.168.50.20/24"),), "192.168.50.20"),
+        ((link("eth1", "192.168.50.11/24", up=False),), ""),
+        ((link("kube-bridge", "192.168.50.1/24"), link("kube-dummy-if", "192.168.50.2/32")), ""),
+    ],
+)
+def test_u104_of_several_addresses_the_choice_is_the_same_every_time(links, expected):
+    assert published(OWN, links, NETWORK) == expected
+    assert published(OWN, links[::-1], NETWORK) == expected
+
+
+def test_u104_an_address_that_is_published_stays_as_long_as_the_node_has_it():
+    before = Node(OWN.name, addresses=OWN.addresses, datapath=("192.168.50.11",))
+    assert published(before, (link("eth0", "192.168.50.5/24"), PRIVATE), NETWORK) == "192.168.50.11"
+    assert published(before, (link("eth0", "192.168.50.5/24"),), NETWORK) == "192.168.50.5"
+
+
+def test_u104_a_node_outside_the_network_says_so_and_publishes_nothing():
+    (note,) = publication(OWN, (PUBLIC,), options(NETWORK)).notes
+    assert (note.about, note.reason) == (Ref(Kind.NODE, OWN.name), "NoDatapathAddress")
+    assert f"--datapath-network={NETWORK}" in note.message
+
+
+CHOSEN = Node(Name("", "a"), addresses=("203.0.113.1", "2001:db8::1"), datapath=("192.168.50.1", "fd00:50::1"))
+CHOSEN_V4 = Node(Name("", "b"), addresses=("203.0.113.2", "2001:db8::2"), datapath=("192.168.50.2",))
+CHOSEN_V6 = Node(Name("", "c"), addresses=("203.0.113.3",), datapath=("fd00:50::3",))
+PLAIN = Node(Name("", "d"), addresses=("203.0.113.4",))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (CHOSEN, CHOSEN_V4, ("192.168.50.1", "192.168.50.2")),
+        (CHOSEN, CHOSEN_V6, ("fd00:50::1", "fd00:50::3")),
+        (CHOSEN_V4, CHOSEN_V6, ("203.0.113.2", "203.0.113.3")),
+        (CHOSEN, PLAIN, ("203.0.113.1", "203.0.113.4")),
+        (PLAIN, PLAIN, ("203.0.113.4", "203.0.113.4")),
+        (Node(Name("", "e")), PLAIN, ("", "203.0.113.4")),
+    ],
+)
+def test_u104_two_nodes_agree_on_the_ends_of_their_session(one, other, expected):
+    assert ends(one, other) == expected
+    assert ends(other, one) == expected[::-1]
+
+
+@pytest.mark.parametrize(
+    ("node", "family", "expected"),
+    [(CHOSEN, 4, "192.168.50.1"), (CHOSEN, 6, "fd00:50::1"), (CHOSEN_V4, 6, "2001:db8::2"), (PLAIN, 4, "203.0.113.4"), (PLAIN, 6, "")],
+)
+def test_u104_pod_traffic_goes_to_the_published_address_of_its_family(node, family, expected):
+    assert address(node, family) == expected
+
+
+def test_all_addresses_of_a_node_are_those_of_its_object_and_the_published_ones():
+    assert all_addresses(CHOSEN_V4) == ("203.0.113.2", "2001:db8::2", "192.168.50.2")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "faults"),
+    [
+        ("192.168.50.1,fd00:0050::1", ("192.168.50.1", "fd00:50::1"), 0),
+        (" 192.168.50.1 , eth1", ("192.168.50.1",), 1),
+        ("", (), 0),
+    ],
+)
+def test_u104_the_annotation_is_read_with_the_node_and_a_bad_item_costs_only_itself(text, expected, faults):
+    body = {"metadata": {"name": "a", "annotations": {DATAPATH_ANNOTATION: text}}}
+    read = decode_item(Kind.NODE, json.dumps(body).encode())
+    assert read.object.datapath == expected
+    assert len(read.faults) == faults
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------------
+
+
+class Api:
+    def __init__(self, status: int | None = None) -> None:
+        self.status = status
+        self.requests: list[tuple[str, str, Any, str]] = []
+
+    def write(self, method: str, path: str, body: bytes, *, content_type: str, read_timeout: float) -> bytes:
+        self.requests.append((method, path, json.loads(body), content_type))
+        if self.status is not None:
+            raise ApiError(self.status, "told to")
+        return b"{}"
+
+
+def target(api: Api, annotations: dict[str, str] | None = None) -> AnnotationTarget:
+    return AnnotationTarget(lambda: api, "node1", seen=lambda: annotations)
+
+
+def test_only_our_annotation_is_patched_and_taking_it_back_is_a_null():
+    api = Api()
+    assert target(api).apply([Change(KEY, None, Annotation("192.168.50.11"))]) == {}
+    assert target(api).apply([Change(KEY, Annotation("192.168.50.11"), None)]) == {}
+    patches = [{"metadata": {"annotations": {DATAPATH_ANNOTATION: text}}} for text in ("192.168.50.11", None)]
+    assert api.requests == [("PATCH", "/api/v1/nodes/node1", patch, "application/merge-patch+json") for patch in patches]
+
+
+@pytest.mark.parametrize("status", [0, 409, 429, 500, 503])
+def test_an_api_server_that_is_away_is_tried_again(status):
+    with pytest.raises(Busy):
+        target(Api(status)).apply([Change(KEY, None, Annotation("192.168.50.11"))])
+
+
+def test_a_missing_right_is_named():
+    refused = target(Api(403)).apply([Change(KEY, None, Annotation("192.168.50.11"))])
+    assert "right to patch nodes" in refused[KEY]
+
+
+def test_other_annotations_are_not_ours_to_see():
+    seen = {DATAPATH_ANNOTATION: "192.168.50.11", "kube-router.io/peers": "[]"}
+    assert target(Api(), seen).observe({}) == {KEY: Annotation("192.168.50.11")}
+    assert target(Api(), None).observe({}) == {}
+
+
+def test_u104_the_annotation_of_a_flag_that_is_gone_goes():
+    node = LabNode(lambda: DatapathController(options()))
+    node.world.state[KEY] = Annotation("192.168.50.11")
+    node.feed(OWN)
+    node.settle()
+    assert node.world.state == {}
+
+
+def test_u104_the_annotation_follows_the_address_of_the_link():
+    node = LabNode(lambda: DatapathController(options(NETWORK)))
+    node.feed(OWN)
+    node.feed(PRIVATE)
+    node.settle()
+    assert node.world.state == {KEY: Annotation("192.168.50.11")}
+    node.feed(link("eth1", "192.168.50.12/24"))
+    node.settle()
+    assert node.world.state == {KEY: Annotation("192.168.50.12")}
