@@ -2,38 +2,82 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kube_router.apply.gobgp.client import Client
-from kube_router.apply.gobgp.target import GobgpTarget
-from kube_router.cache.cache import Cache
-from kube_router.codec.gobgp.generation import EXPORT, IMPORT
+from kube_router.codec.gobgp.generation import EXPORT
 from kube_router.config.options import defaults
-from kube_router.control.cycle import Cycle, Outcome
 from kube_router.control.speaker import SpeakerController
-from kube_router.model.objects import Kind, Name, Node, Object
+from kube_router.desired.routing.vips import EXCLUDED
+from kube_router.model.objects import Endpoint, EndpointSlice, Kind, Name, Node, Object, Service
 from kube_router.model.state import Key, Value
-from tests.engine import Event, Recorder, assert_law, inline, objects_of
+from tests.engine import Event, assert_law, objects_of
 from tests.gobgpd import FakeGobgpd
+from tests.speaker_world import World
 
-OPTIONS = defaults(node_name="node1", enable_ipv6=True, router_id="generate")
+OPTIONS = defaults(
+    node_name="node1",
+    enable_ipv6=True,
+    router_id="generate",
+    advertise_cluster_ip=True,
+    advertise_external_ip=True,
+    withdraw_on_cordon=True,
+    service_external_ip_range=("203.0.113.0/24", "192.168.50.0/24"),
+)
 
 names = st.sampled_from([Name("", name) for name in ("node1", "node2", "node3", "node4")])
 addresses = st.lists(
     st.sampled_from(["192.168.50.50", "192.168.50.51", "192.168.50.52", "fd00:50::50", "fd00:50::51"]), max_size=3, unique=True
 )
 cidrs = st.lists(st.sampled_from(["10.233.64.0/24", "10.233.65.0/24", "fd00:64::/64"]), max_size=2, unique=True)
-nodes = st.builds(Node, name=names, addresses=addresses.map(tuple), pod_cidrs=cidrs.map(tuple), created=st.sampled_from(["2024", "2025"]))
-gone = names.map(lambda name: (Kind.NODE, name))
-histories = st.lists(st.one_of(nodes, nodes, gone), max_size=12)
+nodes = st.builds(
+    Node,
+    name=names,
+    addresses=addresses.map(tuple),
+    pod_cidrs=cidrs.map(tuple),
+    created=st.sampled_from(["2024", "2025"]),
+    labels=st.sampled_from([{}, {}, {EXCLUDED: ""}]),
+    unschedulable=st.booleans(),
+)
+service_names = st.sampled_from([Name("shop", "web"), Name("shop", "api")])
+policies = st.sampled_from(["Cluster", "Local"])
+services = st.builds(
+    Service,
+    name=service_names,
+    cluster_ips=st.sampled_from([(), ("10.96.0.1",), ("10.96.0.1", "fd00:233::1"), ("10.96.0.2",)]),
+    external_ips=st.sampled_from([(), ("203.0.113.1",), ("203.0.113.1", "192.168.50.51"), ("192.0.2.1",)]),
+    annotations=st.sampled_from([{}, {"kube-router.io/service.advertise.clusterip": "false"}]),
+    internal_policy=policies,
+    external_policy=policies,
+)
+endpoints = st.builds(
+    Endpoint,
+    addresses=st.sampled_from([("10.233.64.5",), ("fd00:64::5",), ("192.168.50.50",)]),
+    ready=st.booleans(),
+    serving=st.booleans(),
+    terminating=st.booleans(),
+    node_name=st.sampled_from(["", "node1", "node2"]),
+)
+slices = st.builds(
+    EndpointSlice,
+    name=st.sampled_from([Name("shop", "slice1"), Name("shop", "slice2")]),
+    service=service_names,
+    endpoints=st.lists(endpoints, max_size=2).map(tuple),
+)
+gone = st.one_of(
+    names.map(lambda name: (Kind.NODE, name)),
+    service_names.map(lambda name: (Kind.SERVICE, name)),
+    slices.map(lambda piece: (Kind.ENDPOINT_SLICE, piece.name)),
+)
+histories = st.lists(st.one_of(nodes, nodes, services, slices, gone), max_size=16)
 numbers = st.frozensets(st.integers(0, 40), max_size=6)
 OWN = Node(Name("", "node1"), addresses=("192.168.50.50", "fd00:50::50"), pod_cidrs=("10.233.64.0/24",))
+WEB = Service(Name("shop", "web"), cluster_ips=("10.96.0.1", "fd00:233::1"), external_ips=("203.0.113.1",))
+ENDS = EndpointSlice(Name("shop", "slice1"), WEB.name, (Endpoint(("10.233.64.5",)), Endpoint(("fd00:64::5",))))
 OTHER = Node(Name("", "node2"), addresses=("192.168.50.51",), pod_cidrs=("10.233.65.0/24",))
 
 
@@ -45,63 +89,8 @@ def test_the_incremental_result_equals_the_result_from_nothing(
     assert_law(lambda: SpeakerController(OPTIONS), events, fail_at=fail_at, restart_at=restart_at, sync_at=sync_at)
 
 
-class World:
-    """One node's speaker controller over a gobgpd in memory. While it runs, nothing may ever leak or be let in."""
-
-    def __init__(self, generation: str, objects: Iterable[Object] = ()) -> None:
-        self.gobgpd = FakeGobgpd(generation)
-        self.gobgpd.before_call = lambda method: self._nothing_leaks()
-        self.cache = Cache()
-        for value in objects:
-            self.cache.put(value)
-        self.restart()
-
-    def restart(self) -> None:
-        """Our process dies and comes back."""
-        controller = SpeakerController(OPTIONS)
-        self.target = GobgpTarget(cast(Client, self.gobgpd))
-        self.cycle = Cycle(
-            controller,
-            feed=self.cache.feed(controller.reads),
-            view=self.cache.view,
-            targets=[self.target],
-            report=Recorder(),
-            call=inline,
-        )
-
-    def feed(self, event: Event) -> None:
-        if isinstance(event, Node):
-            self.cache.put(event)
-        else:
-            self.cache.remove(*cast(tuple[Kind, Name], event))
-
-    def sync(self, *, audit: bool = False) -> Outcome:
-        return asyncio.run(self.cycle.sync(self.cycle.controller.writes if audit else ()))
-
-    def settle(self) -> None:
-        """Passes until nothing is left to do. A v4 process that was stopped is restarted by its supervisor."""
-        for _ in range(60):
-            if self.gobgpd.dead:
-                self.gobgpd.restart()
-            writes = self.target.writes
-            outcome = self.sync(audit=True)
-            if outcome.good and writes == self.target.writes:
-                return
-        raise AssertionError(f"not settled: {outcome}")
-
-    def holds(self) -> dict[Key, Value]:
-        return dict(self.target.observe(self.cycle.ledger.merged))
-
-    def _nothing_leaks(self) -> None:
-        gobgpd = self.gobgpd
-        for address in gobgpd.peers:
-            assert not gobgpd.judges(EXPORT, "198.18.0.0/24", address), "a foreign route would be sent to a neighbour"
-            for prefix in ("0.0.0.0/0", "::/0"):
-                assert not gobgpd.judges(IMPORT, prefix, address), "a default route would be let in"
-
-
 def from_nothing(generation: str, objects: Iterable[Object]) -> dict[Key, Value]:
-    world = World(generation, objects)
+    world = World(generation, OPTIONS, objects)
     world.settle()
     return world.holds()
 
@@ -123,7 +112,7 @@ def test_a_gobgpd_that_fails_and_restarts_ends_up_as_a_new_one_would(
     gobgpd_restart_at: frozenset[int],
     sync_at: frozenset[int],
 ) -> None:
-    world = World(generation, [OWN])
+    world = World(generation, OPTIONS, [OWN])
     world.gobgpd.fail_at = fail_at
     for n, event in enumerate(events):
         if n in restart_at:
@@ -200,7 +189,7 @@ MEDDLERS: list[Any] = [
 @pytest.mark.parametrize("generation", ["v3", "v4"])
 @pytest.mark.parametrize("meddle", MEDDLERS, ids=lambda meddle: meddle.__name__)
 def test_what_somebody_changed_in_the_speaker_is_put_right(generation: str, meddle: Any) -> None:
-    world = World(generation, [OWN, OTHER])
+    world = World(generation, OPTIONS, [OWN, OTHER, WEB, ENDS])
     world.settle()
     right = world.holds()
     world.gobgpd.before_call = lambda method: None

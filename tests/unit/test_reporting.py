@@ -12,8 +12,11 @@ from kube_router.control.netpol import PodItem, UseItem
 from kube_router.desired import Note
 from kube_router.kit.errors import Busy
 from kube_router.model.objects import Kind, Name, Ref
+from kube_router.model.state import Change
+from kube_router.model.state.bgp import Path, PathKey
 from kube_router.model.state.links import LinkKey
 from kube_router.telemetry import logging
+from kube_router.telemetry.metrics import METRICS
 
 WEB = Name("shop", "web")
 
@@ -79,3 +82,25 @@ def test_an_item_that_cannot_be_worked_out_is_named_and_says_what_holds(log):
     assert "Service shop/web" in log.getvalue()
     assert events[0].reason == "NotApplied"
     assert "last good state" in events[0].message
+
+
+@pytest.mark.parametrize(
+    ("prefix", "before", "after", "kind"),
+    [
+        ("10.244.0.0/24", None, Path("10.0.0.1"), "pod-route"),
+        ("fd00:64::/64", None, Path("fd00::1"), "pod-route"),
+        ("10.96.0.1/32", None, Path("10.0.0.1"), "advertise-vip"),
+        ("fd00:233::1/128", Path("fd00::1"), Path("fd00::2"), "advertise-vip"),
+        ("10.96.0.1/32", Path("10.0.0.1"), None, "withdraw-vip"),
+        ("fd00:233::1/128", Path("fd00::1"), None, "withdraw-vip"),
+        ("10.244.0.0/24", Path("10.0.0.1"), None, ""),
+    ],
+)
+def test_announcements_are_counted_by_their_type(prefix, before, after, kind):
+    def counted() -> dict[str, float]:
+        types = ("pod-route", "advertise-vip", "withdraw-vip")
+        return {of: METRICS.value("controller_bgp_advertisements_sent", {"type": of}) for of in types}
+
+    before_it = counted()
+    Reporting(lambda note: None).wrote("speaker", object(), [Change(PathKey(prefix), before, after)])
+    assert {of: now - before_it[of] for of, now in counted().items()} == {of: int(of == kind) for of in before_it}

@@ -7,7 +7,7 @@ import pytest
 
 from kube_router.cache.cache import Cache
 from kube_router.config.options import defaults
-from kube_router.control.speaker import RULES, SELF, SpeakerController, peers_of
+from kube_router.control.speaker import DRAIN, RULES, SELF, SpeakerController, peers_of
 from kube_router.desired import NOTHING
 from kube_router.desired.routing.peers import neighbor
 from kube_router.desired.routing.rules import memberships, rules
@@ -275,7 +275,7 @@ def test_ranges_of_a_family_that_is_off_are_in_no_set() -> None:
 def touched(cache: Cache, *changed: Node | Name) -> set[object]:
     controller = SpeakerController(DUAL)
     feed = cache.feed(controller.reads)
-    feed.take()
+    list(controller.touched(feed.take(), cache.view))
     for value in changed:
         if isinstance(value, Node):
             cache.put(value)
@@ -297,8 +297,8 @@ NODE3 = node("node3", "192.168.50.52", cidrs=("10.233.65.0/24",))
         (node("node2", "192.168.50.99", cidrs=NODE2.pod_cidrs), {NODE2.name}),
         (Node(NODE2.name, annotations={"a": "b"}, addresses=NODE2.addresses, pod_cidrs=NODE2.pod_cidrs), set()),
         (node("node1", *NODE1.addresses, cidrs=("10.233.69.0/24",)), {NODE1.name, SELF, RULES}),
-        (node("node1", "192.168.50.60"), {NODE1.name, NODE2.name, SELF, RULES}),
-        (NODE1.name, {NODE1.name, NODE2.name, SELF, RULES}),
+        (node("node1", "192.168.50.60"), {NODE1.name, NODE2.name, SELF, RULES, DRAIN}),
+        (NODE1.name, {NODE1.name, NODE2.name, SELF, RULES, DRAIN}),
         (node("twin", "192.168.50.51"), {Name("", "twin"), NODE2.name}),
     ],
 )

@@ -11,6 +11,7 @@ from typing import Final
 from kube_router.codec.objects_fault import Fault
 from kube_router.desired import Note
 from kube_router.kit.errors import TargetError
+from kube_router.kit.net import host_prefix
 from kube_router.model.objects import Kind, Ref
 from kube_router.model.state import Change, Key
 from kube_router.model.state.bgp import PathKey
@@ -77,8 +78,10 @@ class Reporting:
         for change in changes:
             if type(change.key) is RouteKey:
                 METRICS.counter("host_routes_removed" if change.after is None else "host_routes_added").inc()
-            elif type(change.key) is PathKey and change.after is not None:
-                METRICS.counter("controller_bgp_advertisements_sent", {"type": "pod-route"}).inc()
+            elif type(change.key) is PathKey:
+                sent = _sent(change.key.prefix, withdrawn=change.after is None)
+                if sent:
+                    METRICS.counter("controller_bgp_advertisements_sent", {"type": sent}).inc()
         real = getattr(target, "opened", None) or target
         METRICS.counter("kernel_writes_total", {"target": type(real).__name__.removesuffix("Target").lower()}).inc(len(changes))
 
@@ -100,6 +103,13 @@ class Reporting:
             return False
         self._told[controller, subject] = text
         return True
+
+
+def _sent(prefix: str, *, withdrawn: bool) -> str:
+    """What the original counts an announcement as; it does not count pod ranges that are taken back."""
+    if prefix == host_prefix(prefix.partition("/")[0]):
+        return "withdraw-vip" if withdrawn else "advertise-vip"
+    return "" if withdrawn else "pod-route"
 
 
 def ref_of(item: Hashable) -> Ref | None:

@@ -1,19 +1,21 @@
-"""The BGP speaker: nodes become its sessions, this node its own configuration and paths."""
+"""The BGP speaker: nodes become its sessions, this node its own configuration and paths, Services paths."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Final
 
 import msgspec
 
 from kube_router.cache.cache import Changes, View
 from kube_router.config.options import Options
-from kube_router.desired import Desired
+from kube_router.desired import NOTHING, Desired
+from kube_router.desired.external_ips import ranges
 from kube_router.desired.routing.peers import neighbor
 from kube_router.desired.routing.rules import memberships, rules
 from kube_router.desired.routing.speaker import itself, primary
-from kube_router.model.objects import Kind, Name, Node, Ref
+from kube_router.desired.routing.vips import Announcer, announcer, drain_notes, vips
+from kube_router.model.objects import EndpointSlice, Kind, Name, Node, Ref
 from kube_router.model.state import Key
 from kube_router.model.state.bgp import AssignmentKey, DefinedSetKey, DefinedSetMember, NeighborKey, PathKey, PolicyKey, SpeakerKey
 from kube_router.plan import ownership
@@ -21,6 +23,7 @@ from kube_router.plan.ledger import Ledger
 
 SELF: Final = ("speaker",)
 RULES: Final = ("rules",)
+DRAIN: Final = ("drain",)
 
 
 def peers_of(ledger: Ledger) -> frozenset[str] | None:
@@ -31,46 +34,93 @@ def peers_of(ledger: Ledger) -> frozenset[str] | None:
 
 
 class SpeakerController:
-    """Items: the speaker itself with its paths, its rules, and a session for every node."""
+    """Items: the speaker itself with its pod ranges, its rules, a session for every node, and what each Service has announced."""
 
     name = ownership.SPEAKER
-    reads = frozenset({Kind.NODE})
+    reads = frozenset({Kind.NODE, Kind.SERVICE, Kind.ENDPOINT_SLICE})
     writes: tuple[type[Key], ...] = (SpeakerKey, DefinedSetKey, DefinedSetMember, PolicyKey, AssignmentKey, PathKey, NeighborKey)
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._own = Name("", options.node_name)
+        self._allowed = ranges(options)
+        # Derived from the view and kept between passes: all Services depend on it, and nearly no change touches it.
+        self._around: Announcer | None = None
 
     def touched(self, changes: Changes, view: View) -> Iterable[Hashable]:
-        """A node touches its session and nodes that claim the same address; ours touches all."""
+        """A node touches its session, and what claims its addresses; ours touches all sessions, and all Services when it is another
+        announcer than before. A Service touches itself, and a slice its Service."""
+        if any(self._may_matter(ref) for ref in changes):
+            yield from self._look_around(view)
         for ref, before in changes.items():
-            if ref.kind is not Kind.NODE:
-                continue
-            now = view.nodes.get(ref.name)
-            was = before if isinstance(before, Node) else None
-            if was is not None and now is not None and _facts(was) == _facts(now):
-                continue
-            yield ref
-            if ref.name == self._own:
-                yield SELF
-                yield RULES
-                if was is None or now is None or was.addresses != now.addresses:
-                    yield from (Ref(Kind.NODE, name) for name in view.nodes)
-                continue
-            addresses = {primary(node) for node in (was, now) if node is not None} - {""}
-            for address in addresses:
-                yield from (Ref(Kind.NODE, node.name) for node in view.nodes.by("address", address))
+            if ref.kind is Kind.NODE:
+                yield from self._touched_by_node(ref, before if isinstance(before, Node) else None, view)
+            elif ref.kind is Kind.SERVICE:
+                yield ref
+            elif ref.kind is Kind.ENDPOINT_SLICE:
+                for piece in (before, view.slices.get(ref.name)):
+                    if isinstance(piece, EndpointSlice):
+                        yield Ref(Kind.SERVICE, piece.service)
 
     def want(self, item: Hashable, view: View) -> Desired:
-        """Pure; see desired/routing/{speaker,peers,rules}.py."""
+        """Pure; see desired/routing/{speaker,peers,rules,vips}.py."""
         own = view.nodes.get(self._own)
         if item == SELF:
             return itself(own, self._options)
         if item == RULES:
             return rules(own, self._options)
+        if item == DRAIN:
+            return Desired(notes=drain_notes(self._around, own, self._options))
         assert isinstance(item, Ref)
+        if item.kind is Kind.SERVICE:
+            return self._service(item.name, view)
         desired = neighbor(view.nodes.get(item.name), own, view.nodes, self._options)
         return msgspec.structs.replace(desired, state=desired.state | memberships(desired.state))
+
+    def _service(self, name: Name, view: View) -> Desired:
+        service = view.services.get(name)
+        if service is None:
+            return NOTHING
+        return vips(
+            service,
+            view.slices.each("service", name),
+            self._around,
+            options=self._options,
+            allowed=self._allowed,
+            is_node=lambda address: any(True for _ in view.nodes.each("address", address)),
+        )
+
+    def _touched_by_node(self, ref: Ref, was: Node | None, view: View) -> Iterator[Hashable]:
+        now = view.nodes.get(ref.name)
+        if was is not None and now is not None and _facts(was) == _facts(now):
+            return
+        yield ref
+        for address in _all_addresses(was) ^ _all_addresses(now):
+            yield from (Ref(Kind.SERVICE, service.name) for service in view.services.each("address", address))
+        if ref.name == self._own:
+            yield SELF
+            yield RULES
+            if was is None or now is None or was.addresses != now.addresses:
+                yield from (Ref(Kind.NODE, name) for name in view.nodes)
+            return
+        for address in {primary(node) for node in (was, now) if node is not None} - {""}:
+            yield from (Ref(Kind.NODE, node.name) for node in view.nodes.by("address", address))
+
+    def _may_matter(self, ref: Ref) -> bool:
+        """Whether what this node announces may depend on a change: of others it only does while this node is cordoned."""
+        cordoned = self._around is not None and self._around.drain == "cordoned"
+        return ref.kind is Kind.NODE and (ref.name == self._own or cordoned)
+
+    def _look_around(self, view: View) -> Iterator[Hashable]:
+        now = announcer(view.nodes.get(self._own), view.nodes.values, self._options)
+        if now != self._around:
+            self._around = now
+            yield DRAIN
+            yield from (Ref(Kind.SERVICE, name) for name in view.services)
+
+
+def _all_addresses(node: Node | None) -> frozenset[str]:
+    return frozenset((*node.addresses, *node.datapath)) if node else frozenset()
 
 
 def _facts(node: Node) -> tuple[object, ...]:

@@ -1,0 +1,76 @@
+"""A node's speaker controller over a gobgpd in memory: what laws and tests of the speaker have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import cast
+
+from kube_router.apply.gobgp.client import Client
+from kube_router.apply.gobgp.target import GobgpTarget
+from kube_router.cache.cache import Cache
+from kube_router.codec.gobgp.generation import EXPORT, IMPORT
+from kube_router.config.options import Options
+from kube_router.control.cycle import Cycle, Outcome
+from kube_router.control.speaker import SpeakerController
+from kube_router.model.objects import Kind, Name, Object
+from kube_router.model.state import Key, Value
+from tests.engine import Event, Recorder, inline
+from tests.gobgpd import FakeGobgpd
+
+
+class World:
+    """One node's speaker controller over a gobgpd in memory. While it runs, nothing may ever leak or be let in."""
+
+    def __init__(self, generation: str, options: Options, objects: Iterable[Object] = ()) -> None:
+        self._options = options
+        self.gobgpd = FakeGobgpd(generation)
+        self.gobgpd.before_call = lambda method: self._nothing_leaks()
+        self.cache = Cache()
+        for value in objects:
+            self.cache.put(value)
+        self.restart()
+
+    def restart(self) -> None:
+        """Our process dies and comes back."""
+        self.report = Recorder()
+        controller = SpeakerController(self._options)
+        self.target = GobgpTarget(cast(Client, self.gobgpd))
+        self.cycle = Cycle(
+            controller,
+            feed=self.cache.feed(controller.reads),
+            view=self.cache.view,
+            targets=[self.target],
+            report=self.report,
+            call=inline,
+        )
+
+    def feed(self, event: Event) -> None:
+        if hasattr(event, "__struct_fields__"):
+            self.cache.put(cast(Object, event))
+        else:
+            self.cache.remove(*cast(tuple[Kind, Name], event))
+
+    def sync(self, *, audit: bool = False) -> Outcome:
+        return asyncio.run(self.cycle.sync(self.cycle.controller.writes if audit else ()))
+
+    def settle(self) -> None:
+        """Passes until nothing is left to do. A v4 process that was stopped is restarted by its supervisor."""
+        for _ in range(60):
+            if self.gobgpd.dead:
+                self.gobgpd.restart()
+            writes = self.target.writes
+            outcome = self.sync(audit=True)
+            if outcome.good and writes == self.target.writes:
+                return
+        raise AssertionError(f"not settled: {outcome}")
+
+    def holds(self) -> dict[Key, Value]:
+        return dict(self.target.observe(self.cycle.ledger.merged))
+
+    def _nothing_leaks(self) -> None:
+        gobgpd = self.gobgpd
+        for address in gobgpd.peers:
+            assert not gobgpd.judges(EXPORT, "198.18.0.0/24", address), "a foreign route would be sent to a neighbour"
+            for prefix in ("0.0.0.0/0", "::/0"):
+                assert not gobgpd.judges(IMPORT, prefix, address), "a default route would be let in"
