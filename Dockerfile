@@ -9,7 +9,7 @@ COPY requirements.lock pyproject.toml README.md /source/
 COPY src /source/src
 # As constraints the lock fixes every version, and what only development needs is left out.
 RUN python3 -m venv /opt/kube-router \
- && PIP_CONSTRAINT=/source/requirements.lock /opt/kube-router/bin/pip install --no-cache-dir /source \
+ && PIP_CONSTRAINT=/source/requirements.lock /opt/kube-router/bin/pip install --no-cache-dir '/source[aws]' \
  && /opt/kube-router/bin/pip uninstall -q -y setuptools pip
 
 FROM base

@@ -55,8 +55,8 @@ def test_cleaning_up_is_never_refused_for_a_missing_part() -> None:
 
 
 def test_a_default_that_cannot_be_followed_yet_is_told_and_not_refused() -> None:
-    assert len(missing_by_default(defaults())) == 2
-    assert missing_by_default(defaults(enable_overlay=False, disable_source_dest_check=False)) == ()
+    assert len(missing_by_default(defaults())) == 1
+    assert missing_by_default(defaults(enable_overlay=False)) == ()
     assert missing_by_default(defaults(run_router=False)) == ()
 
 

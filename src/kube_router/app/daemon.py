@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final
 
+from kube_router.app.cloud import source_check
 from kube_router.app.controllers import absent, running
 from kube_router.app.inbox import Inbox
 from kube_router.app.metering import meter
@@ -109,6 +110,8 @@ class Daemon:
         tasks.add(asyncio.create_task(self._check_node(), name="node"))
         tasks.add(asyncio.create_task(self._leave_other_backend(), name="other backend"))
         tasks.add(asyncio.create_task(self._follow_api(), name="api"))
+        if self._options.run_router and self._options.disable_source_dest_check:
+            tasks.add(asyncio.create_task(source_check(self._options, self._cache.view, self._reporting).run(), name="cloud"))
         try:
             return await _first_end(tasks, stop, broken)
         finally:

@@ -44,8 +44,8 @@ Changes = Mapping[Ref, Object | None]
 
 class View:
     """What controllers read. Stores by kind; indexes: pods by "ip", "node" and "namespace", slices by "service",
-    policies by "namespace", nodes by "address" (published ones, too), Services by "claim" (model.objects.Claim) and "address", links by "address" (without
-    length)."""
+    policies by "namespace", nodes by "address" (published ones, too), Services by "claim" (model.objects.Claim) and "address",
+    links by "address" (without length)."""
 
     def __init__(self) -> None:
         self.nodes: Store[Node] = Store(address=lambda node: (*node.addresses, *node.datapath))

@@ -50,7 +50,10 @@ class AnnotationTarget:
 
     def apply(self, changes: Sequence[Change]) -> Mapping[Key, str]:
         """One patch for all. Busy while the API server cannot be reached or is not ready; other refusals are told for each change."""
-        texts = {change.key.name: None if change.after is None else change.after.text for change in changes}
+        texts: dict[str, str | None] = {}
+        for change in changes:
+            assert isinstance(change.key, AnnotationKey)
+            texts[change.key.name] = None if change.after is None else change.after.text
         patch = msgspec.json.encode({"metadata": {"annotations": texts}})
         path = f"/api/v1/nodes/{self._node}"
         try:
