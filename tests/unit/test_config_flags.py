@@ -14,7 +14,7 @@ from kube_router.config.options import ENVIRONMENT_DEFAULTS, Options, defaults
 from kube_router.config.usage import default_text
 from kube_router.config.validate import parse
 from kube_router.kit.net import Family
-from kube_router.telemetry.secret import Secret
+from kube_router.model.secret import Secret
 
 # Name, type and default of kube-router v2.11's flags, defaults as its help prints them or would print them.
 THE_ORIGINALS = """

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from kube_router.model.secret import REDACTED, Secret
 from kube_router.telemetry import logging
-from kube_router.telemetry.secret import REDACTED, Secret
 
 NOON = 1_700_000_000.25
 STAMP = "2023-11-14T22:13:20.250Z"

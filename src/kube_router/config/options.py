@@ -13,7 +13,7 @@ from kube_router.config.flag_table import FLAGS
 
 if TYPE_CHECKING:
     from kube_router.kit.net import Family
-    from kube_router.telemetry.secret import Secret
+    from kube_router.model.secret import Secret
 
 DEFAULT_CNI_CONF_FILE: Final = "/etc/cni/net.d/10-kuberouter.conf"
 DEFAULT_CLUSTER_ASN: Final = 64512

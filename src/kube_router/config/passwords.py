@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Iterable
 from typing import Final
 
-from kube_router.telemetry.secret import Secret
+from kube_router.model.secret import Secret
 
 LONGEST_KEY: Final = 80  # bytes; TCP_MD5SIG_MAXKEYLEN of linux/tcp.h
 

@@ -1,7 +1,7 @@
 """Log lines on stderr: text for people, or JSON, through structlog; levels as kube-router's `-v` has them.
 
 `log = get_logger("proxy")` costs nothing and may stand at module level: structlog is imported with the first line that is
-written. Secrets hide themselves (`secret.py`): values are rendered by `str` and `repr` only, tracebacks without locals.
+written. Secrets hide themselves (`model/secret.py`): values are rendered by `str` and `repr` only, tracebacks without locals.
 Debug lines of libraries are never taken over, since they print whole API objects.
 """
 

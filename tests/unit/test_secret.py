@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kube_router.telemetry.secret import REDACTED, Secret
+from kube_router.model.secret import REDACTED, Secret
 
 SECRET = Secret("hunter2")
 
