@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import socket
@@ -111,6 +112,22 @@ def test_the_gobgp_command_finds_the_speaker_where_the_flags_default_says() -> N
     default = defaults()
     listens = containers()["gobgpd"]["args"][1].split(",")
     assert f"{default.gobgp_admin_address}:{default.gobgp_admin_port}" in listens
+
+
+def test_the_speaker_ends_as_the_daemons_flag_needs_it() -> None:
+    (graceful,) = (entry["value"] for entry in containers()["gobgpd"]["env"] if entry["name"] == "GRACEFUL_RESTART")
+    assert graceful == str(options().bgp_graceful_restart).lower()
+
+
+def test_u099_nobody_but_this_node_can_reach_the_speakers_api() -> None:
+    listens = containers()["gobgpd"]["args"][containers()["gobgpd"]["args"].index("--api-hosts") + 1].split(",")
+    assert all(place.startswith("unix:///") or ipaddress.ip_address(place.rpartition(":")[0]).is_loopback for place in listens)
+    assert "--pprof-disable" in containers()["gobgpd"]["args"]
+
+
+def test_what_is_to_survive_a_pod_is_kept_on_the_node() -> None:
+    (state,) = (mount["name"] for mount in containers()["kube-router"]["volumeMounts"] if mount["mountPath"] == "/var/lib/kube-router")
+    assert "hostPath" in next(volume for volume in pod()["volumes"] if volume["name"] == state)
 
 
 @pytest.mark.parametrize(("probe", "path"), [("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")])
@@ -230,6 +247,14 @@ def test_an_empty_node_gets_plugins_and_a_first_configuration(node: Path) -> Non
     assert all(path.stat().st_mode & 0o777 == 0o755 for path in (node / "bin").iterdir())
 
 
+def test_u076_a_folder_that_cannot_be_written_is_named_and_nothing_half_done_is_left(node: Path) -> None:
+    (node / "bin").write_text("not a folder")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        install(node)
+    assert str(node / "bin") in failed.value.stderr.decode()
+    assert not (node / "net.d" / "10-kuberouter.conflist").exists()
+
+
 def test_what_a_node_has_already_stays_as_it_is(node: Path) -> None:
     (node / "bin").mkdir()
     (node / "net.d").mkdir()
@@ -244,18 +269,24 @@ def test_what_a_node_has_already_stays_as_it_is(node: Path) -> None:
 
 SPEAKER: Final = """\
 #!/bin/sh
-trap 'echo told to end >>"$1"' TERM
+trap 'echo told to end >>"$1"; exit 0' TERM
 echo started >>"$1"
 while :; do sleep 0.05; done
 """
 
 
-def test_the_speaker_is_ended_without_a_word_to_its_peers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("graceful", "words"), [({}, ""), ({"GRACEFUL_RESTART": "true"}, ""), ({"GRACEFUL_RESTART": "false"}, "told to end\n")]
+)
+def test_the_speaker_is_ended_without_a_word_to_its_peers_unless_there_is_no_graceful_restart(
+    tmp_path: Path, graceful: Any, words: str
+) -> None:
     fake, said = tmp_path / "gobgpd", tmp_path / "said"
     fake.write_text(SPEAKER)
     fake.chmod(0o755)
     said.touch()
-    sidecar = subprocess.Popen([REPOSITORY / "deploy" / "gobgpd-sidecar", str(said)], env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", **graceful}
+    sidecar = subprocess.Popen([REPOSITORY / "deploy" / "gobgpd-sidecar", str(said)], env=environ)
     until = time.monotonic() + 30
     while said.read_text() != "started\n":
         assert sidecar.poll() is None
@@ -263,7 +294,7 @@ def test_the_speaker_is_ended_without_a_word_to_its_peers(tmp_path: Path) -> Non
         time.sleep(0.02)
     sidecar.terminate()
     assert sidecar.wait(10) == 0
-    assert said.read_text() == "started\n"
+    assert said.read_text() == f"started\n{words}"
 
 
 @pytest.mark.parametrize("argument", ["--api-hosts={0},127.0.0.1:50051", "--api-hosts=127.0.0.1:50051,{0}", "{0}"])
