@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from kube_router.codec.objects import decode_item
 from kube_router.config.options import defaults
 from kube_router.control.routing import RoutingController
 from kube_router.desired.routing.host import host, members
@@ -207,3 +210,19 @@ def test_what_goes_wrong_with_the_host_is_told_about_its_node():
     controller = RoutingController(V4)
     (item,) = controller.touched({}, None)  # type: ignore[arg-type]
     assert item.about == Ref(Kind.NODE, Name("", "node1"))  # type: ignore[attr-defined]
+
+
+def test_r31_a_bad_range_of_a_node_costs_only_itself():
+    body = {
+        "metadata": {"name": "node2"},
+        "spec": {"podCIDRs": ["10.233.65.0/24", "10.233.300.0/24", "fd00:65::/64", "fd00:zz::/64"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.50.51"}, {"type": "InternalIP", "address": "fd00::x"}]},
+    }
+    read = decode_item(Kind.NODE, json.dumps(body).encode())
+    assert isinstance(read.object, Node)
+    assert len(read.faults) == 3
+    assert set(members(read.object, BOTH).state) == {
+        SetMember("kube-router-pod-subnets", "10.233.65.0/24"),
+        SetMember("inet6:kube-router-pod-subnets", "fd00:65::/64"),
+        SetMember("kube-router-node-ips", "192.168.50.51"),
+    }
