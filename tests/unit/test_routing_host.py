@@ -226,3 +226,21 @@ def test_r31_a_bad_range_of_a_node_costs_only_itself():
         SetMember("inet6:kube-router-pod-subnets", "fd00:65::/64"),
         SetMember("kube-router-node-ips", "192.168.50.51"),
     }
+
+
+MULTIHOMED = Node(NODE.name, pod_cidrs=NODE.pod_cidrs, addresses=NODE.addresses, datapath=("10.7.0.1",))
+PRIVATE = Interface(Name("", "eth1"), index=3, mtu=9000, addresses=("10.7.0.1/24",))
+
+
+def test_u104_the_mtu_is_that_of_the_network_for_pod_traffic():
+    plain = defaults(node_name="node1", enable_overlay=False)
+    assert pod_mtu(MULTIHOMED, (LO, UPLINK, PRIVATE), plain) == 9000
+    both = defaults(node_name="node1", enable_overlay=False, enable_ipv6=True)
+    assert pod_mtu(MULTIHOMED, (LO, UPLINK, PRIVATE), both) == 1500, "IPv6 still goes over the other link"
+
+
+def test_u104_traffic_on_the_network_for_pods_is_let_through_and_not_masqueraded():
+    chain = host(MULTIHOMED, (LO, UPLINK, PRIVATE), None, V4).state[ChainKey(4, "filter", "KUBE-ROUTER-PODS")]
+    assert isinstance(chain, Chain)
+    assert [rule.split(" ")[:2] for rule in chain.rules[2:]] == [["-o", "eth1"], ["-o", "up0"]]
+    assert SetMember("kube-router-node-ips", "10.7.0.1") in members(MULTIHOMED, V4).state

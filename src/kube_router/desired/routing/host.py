@@ -14,6 +14,7 @@ from typing import Final
 from kube_router.codec.rules import ACCEPT, RETURN, comment, masquerade, match_set, rule
 from kube_router.config.options import Options
 from kube_router.desired import NOTHING, Desired, Note
+from kube_router.desired.routing.datapath import all_addresses
 from kube_router.desired.routing.mtu import PodMtu, chosen
 from kube_router.kit.net import Family, family_of, of_family
 from kube_router.model.names import BRIDGE, EGRESS_CHAIN, NODE_IPS, POD_SUBNETS, PODS_CHAIN, set_name
@@ -33,7 +34,7 @@ def members(node: Node | None, options: Options) -> Desired:
     if node is None or not node.pod_cidrs or not options.enable_pod_egress:
         return NOTHING
     state: dict[Key, Value] = {}
-    for base, entries in ((POD_SUBNETS, node.pod_cidrs), (NODE_IPS, node.addresses)):
+    for base, entries in ((POD_SUBNETS, node.pod_cidrs), (NODE_IPS, all_addresses(node))):
         for entry in entries:
             if family_of(entry) in options.families:
                 state[SetMember(set_name(base, family_of(entry)), entry)] = Member()
@@ -73,7 +74,7 @@ def uplinks_of(node: Node | None, interfaces: tuple[Interface, ...]) -> tuple[st
     """Names of the links that hold the node's addresses, sorted."""
     if node is None:
         return ()
-    wanted = set(node.addresses)
+    wanted = set(all_addresses(node))
     return tuple(sorted(link.name.name for link in interfaces if any(address.split("/")[0] in wanted for address in link.addresses)))
 
 

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from kube_router.config.options import Options
+from kube_router.desired.routing import datapath
 from kube_router.kit.net import Family, contains
 from kube_router.model.names import BRIDGE, DUMMY
 from kube_router.model.objects import CniFile, Interface, Node
@@ -51,11 +52,11 @@ def _node_mtu(node: Node | None, interfaces: tuple[Interface, ...]) -> int:
 def pod_mtu(node: Node, interfaces: tuple[Interface, ...], options: Options) -> int:
     """MTU for bridge and CNI configuration in octets; 0 when no link tells.
 
-    The smallest of the links that hold the node's addresses. An address on loopback says nothing about the way out: then
+    The smallest of the links that hold the node's addresses, or those that it published for pod traffic. An address on loopback says nothing about the way out: then
     every link with a global address counts. With the overlay enabled its overhead comes off, used or not, so that the value
     does not change as nodes come and go.
     """
-    addresses = set(node.addresses)
+    addresses = {datapath.address(node, family) for family in options.families} if node.datapath else set(node.addresses)
     links = [link for link in interfaces if any(_host(a) in addresses for a in link.addresses) and not _is_loopback(link)]
     if not links:
         links = [link for link in interfaces if link.up and _leads_out(link)]
