@@ -26,7 +26,7 @@ from kube_router.control.cycle import Cycle, Outcome
 from kube_router.control.routing import RoutingController
 from kube_router.model.objects import Interface, Name, Node
 from kube_router.model.state import Key
-from kube_router.watch.cni import look
+from kube_router.watch.cni import describe, read
 from lab.kernel_netns import Netns
 from tests.engine import Recorder
 
@@ -69,7 +69,7 @@ class HostNetwork:
 
     def sync(self, audit: Iterable[type[Key]] = ()) -> Outcome:
         """Look at the CNI file, and one pass in the node's namespace."""
-        self.cache.put(look(str(self.file), folders=self.options.cni_folders))
+        self.cache.put(describe(str(self.file), read(str(self.file)), folders=self.options.cni_folders))
         return self._sync(audit)
 
     def _sync(self, audit: Iterable[type[Key]]) -> Outcome:

@@ -10,9 +10,10 @@ import pytest
 
 from kube_router.codec import cni
 from kube_router.model.objects import CniFile, Kind, Name
-from kube_router.model.state.links import CniConfig
-from kube_router.watch.cni import CniWatch, look
+from kube_router.model.state.links import CniConfig, FileKey
+from kube_router.watch.cni import CniWatch, describe, read
 from kube_router.watch.events import Batch, Put, Replaced
+from kube_router.watch.linktable import Disturbance
 
 
 def install(folder: Path, *names: str, mode: int = 0o755) -> None:
@@ -23,7 +24,8 @@ def install(folder: Path, *names: str, mode: int = 0o755) -> None:
 
 
 def seen(tmp_path: Path, *, name: str = "10-kuberouter.conflist", folders: tuple[str, ...] = ("bin",)) -> CniFile:
-    return look(str(tmp_path / name), folders=tuple(str(tmp_path / folder) for folder in folders))
+    path = str(tmp_path / name)
+    return describe(path, read(path), folders=tuple(str(tmp_path / folder) for folder in folders))
 
 
 @pytest.mark.parametrize(
@@ -66,12 +68,37 @@ def test_u073_the_mtu_and_whose_it_is(tmp_path):
     assert (seen(tmp_path).mtu, seen(tmp_path).mtu_is_ours) == (1480, True)
 
 
+def test_a_text_that_changed_is_told_as_a_disturbance_each_time_it_does(tmp_path):
+    disturbed: list[Disturbance] = []
+    path = tmp_path / "10-kuberouter.conflist"
+    path.write_text("# before we came")
+
+    async def follow() -> None:
+        looks: list[Batch] = []
+        watch = asyncio.create_task(CniWatch(looks.append, disturbed.append, str(path), folders=(), period=0.001).run())
+        await until(lambda: looks)
+        for n in range(2):
+            path.write_text(f"# {n}") if n == 0 else path.unlink()
+            await until(lambda n=n: len(disturbed) == n + 1)
+        await asyncio.sleep(0.05)
+        watch.cancel()
+
+    asyncio.run(follow())
+    assert disturbed == [Disturbance(keys=frozenset({FileKey(str(path))}))] * 2
+
+
+async def until(true) -> None:
+    async with asyncio.timeout(30):
+        while not true():
+            await asyncio.sleep(0.001)
+
+
 def test_the_first_look_is_a_list_and_every_change_is_told_once(tmp_path):
     told: list[Batch] = []
     path = str(tmp_path / "10-kuberouter.conflist")
 
     async def follow() -> None:
-        watch = asyncio.create_task(CniWatch(told.append, path, folders=(str(tmp_path / "bin"),), period=0.001).run())
+        watch = asyncio.create_task(CniWatch(told.append, lambda _: None, path, folders=(str(tmp_path / "bin"),), period=0.001).run())
         await until(lambda: len(told) == 1)
         install(tmp_path / "bin", "bridge", "host-local", "loopback", "portmap")
         await until(lambda: told[-1].events[0] == Put(CniFile(Name("", path))))
@@ -79,11 +106,6 @@ def test_the_first_look_is_a_list_and_every_change_is_told_once(tmp_path):
         await asyncio.sleep(0.05)
         assert len(told) == count
         watch.cancel()
-
-    async def until(true) -> None:
-        async with asyncio.timeout(30):
-            while not true():
-                await asyncio.sleep(0.001)
 
     asyncio.run(follow())
     assert told[0].events == (Replaced(Kind.CNI_FILE, (CniFile(Name("", path), missing=("bridge", "host-local", "loopback", "portmap")),)),)

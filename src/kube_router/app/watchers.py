@@ -59,7 +59,7 @@ class Watchers:
             self._links = InterfaceWatch(inbox, inbox.disturbed, dumper=_rtnetlink)
             tasks.add(asyncio.create_task(self._links.run(), name="links"))
         if Kind.CNI_FILE in kinds:
-            cni = CniWatch(inbox, self._options.cni_conf_file, folders=self._options.cni_folders)
+            cni = CniWatch(inbox, inbox.disturbed, self._options.cni_conf_file, folders=self._options.cni_folders)
             tasks.add(asyncio.create_task(cni.run(), name="CNI files"))
         if Kind.BEST_PATH in kinds:
             self._speaker = self._speaker_watch(inbox, of[ownership.SPEAKER])

@@ -52,9 +52,9 @@ def _node_mtu(node: Node | None, interfaces: tuple[Interface, ...]) -> int:
 def pod_mtu(node: Node, interfaces: tuple[Interface, ...], options: Options) -> int:
     """MTU for bridge and CNI configuration in octets; 0 when no link tells.
 
-    The smallest of the links that hold the node's addresses, or those that it published for pod traffic. An address on loopback says nothing about the way out: then
-    every link with a global address counts. With the overlay enabled its overhead comes off, used or not, so that the value
-    does not change as nodes come and go.
+    The smallest of the links that hold the node's addresses, or those that it published for pods. An address on loopback says
+    nothing about the way out: then every link with a global address counts. With the overlay enabled its overhead comes off,
+    used or not, so that the value does not change as nodes come and go.
     """
     addresses = {datapath.address(node, family) for family in options.families} if node.datapath else set(node.addresses)
     links = [link for link in interfaces if any(_host(a) in addresses for a in link.addresses) and not _is_loopback(link)]
