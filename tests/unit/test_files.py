@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import threading
 
 from kube_router.apply.files.cni import CniFileTarget
@@ -26,7 +27,7 @@ def test_a_first_start_writes_a_whole_file_and_a_second_pass_nothing(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_readers_never_see_half_a_file(tmp_path):
+def test_r29_readers_never_see_half_a_file(tmp_path):
     path = tmp_path / "10-kuberouter.conflist"
     key, target = FileKey(str(path)), CniFileTarget()
     target.apply([Change(key, None, WISH)])
@@ -48,6 +49,32 @@ def test_readers_never_see_half_a_file(tmp_path):
     done.set()
     reader.join()
     assert broken == []
+
+
+def test_r29_a_disk_that_is_full_leaves_the_old_file_whole_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "10-kuberouter.conflist"
+    key, target = FileKey(str(path)), CniFileTarget()
+    target.apply([Change(key, None, WISH)])
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))  # a write beyond it fails, as one to a full disk does
+    try:
+        refused = target.apply([Change(key, None, CniConfig(("10.9.0.0/24",), 1480))])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(path) in refused[key]
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert target.apply([Change(key, None, CniConfig(("10.9.0.0/24",), 1480))]) == {}
+
+
+def test_r29_a_list_without_a_bridge_is_refused_by_name_and_stays(tmp_path):
+    path = tmp_path / "10-kuberouter.conflist"
+    path.write_text('{"name": "theirs", "plugins": [{"type": "ptp"}]}')
+    key, target = FileKey(str(path)), CniFileTarget()
+    assert target.observe({key: WISH}) == {}
+    assert 'no plugin of type "bridge"' in target.apply([Change(key, None, WISH)])[key]
+    assert json.loads(path.read_text())["plugins"] == [{"type": "ptp"}]
 
 
 def test_a_file_that_is_no_configuration_is_refused_and_stays(tmp_path):
