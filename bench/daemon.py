@@ -46,7 +46,8 @@ class Daemon:
         self._log = folder / "daemon.log"
         self._notices = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
         self._notices.bind((0, _NOTICES))
-        command = [*program(), f"--master={server}", f"--gobgp-api=unix://{folder}/gobgp.sock", *flags]
+        places = (f"--gobgp-api=unix://{folder}/gobgp.sock", f"--state-dir={folder}")
+        command = [*program(), f"--master={server}", *places, *flags]
         environment = os.environ | {"NODE_NAME": "node1", "KUBE_ROUTER_CNI_CONF_FILE": str(folder / "10-kuberouter.conflist")}
         self._begin = time.monotonic()
         with self._log.open("w") as output:

@@ -15,6 +15,7 @@ from lab.waiting import SLOWNESS, wait_for
 
 ROOT = Path(__file__).parents[1]
 GOBGP_SOCKET = "/run/kube-router/gobgp.sock"
+STATE_FOLDER = "/run/kube-router/state"  # under /run, of which every node has its own
 CNI_FILE = "/etc/cni/net.d/10-kuberouter.conflist"
 
 
@@ -151,6 +152,7 @@ def router_daemon(space: Space, *, node: str, server: str, flags: Sequence[str],
         "kube_router.app.main",
         f"--master={server}",
         f"--gobgp-api=unix://{GOBGP_SOCKET}",
+        f"--state-dir={STATE_FOLDER}",
         f"--cni-bin-dir={PLUGIN_FOLDERS}",
         *flags,
     ]

@@ -100,7 +100,7 @@ version bool false
 """
 ZERO = {"bool": "false", "duration": "0s", "strings": "[]", "ipSlice": "[]", "uints": "[]", "string": '""'}
 OURS = {"cni-bin-dir", "datapath-network", "gobgp-api", "iptables-backend", "log-format", "pod-egress-excluded-cidrs"}
-OURS |= {"advertise-without-endpoints", "withdraw-on-cordon"}
+OURS |= {"advertise-without-endpoints", "state-dir", "withdraw-on-cordon"}
 TYPES = {
     "bool": bool, "string": str, "duration": float, "uint": int, "uint8": int, "uint16": int, "uint32": int,
     "strings": tuple[str, ...], "ipSlice": tuple[str, ...], "uints": tuple[int, ...],

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final
 
+from kube_router.app.acceptance import Acceptance
 from kube_router.app.cloud import source_check
 from kube_router.app.controllers import absent, running
 from kube_router.app.inbox import Inbox
@@ -72,6 +73,7 @@ class Daemon:
         self._health = Health(time.monotonic)
         self._cache = Cache()
         self._targets = Targets(options, self._cache.view)
+        self._acceptance = Acceptance(options)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="write")
         self._runners: list[Runner] = []
         self._unwritten: set[str] = set()  # controllers of rules that have not completed a pass yet
@@ -90,7 +92,8 @@ class Daemon:
             # Probes are answered by now; this reads credentials, and takes a while on a slow machine.
             self._watchers = Watchers(self._options, self._targets, self._cache.view)
             self._reporting = Reporting(self._watchers.post)
-            self._inbox = Inbox(self._cache, fault=self._reporting.bad_object, seen=_count_events)
+            self._acceptance.load()
+            self._inbox = Inbox(self._cache, gate=self._acceptance.gate, fault=self._reporting.bad_object, seen=_count_events)
             return await self._work(stop)
         finally:
             for server in servers:
@@ -110,6 +113,7 @@ class Daemon:
         tasks.add(asyncio.create_task(self._check_node(), name="node"))
         tasks.add(asyncio.create_task(self._leave_other_backend(), name="other backend"))
         tasks.add(asyncio.create_task(self._follow_api(), name="api"))
+        tasks.add(asyncio.create_task(self._acceptance.keep(self._in_thread), name="accepted annotations"))
         if self._options.run_router and self._options.disable_source_dest_check:
             tasks.add(asyncio.create_task(source_check(self._options, self._cache.view, self._reporting).run(), name="cloud"))
         try:
@@ -120,6 +124,7 @@ class Daemon:
                 task.cancel()
             self._targets.gobgp.close()  # ends calls that wait for a speaker which hangs, and the threads that they wait in
             await asyncio.wait(tasks, timeout=_STOP_TIME)
+            self._acceptance.finish()
 
     def _prepare(self, controller: Controller, audit: float) -> None:
         cycle = self._cycle(controller)

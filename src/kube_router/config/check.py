@@ -7,6 +7,7 @@ import re
 from typing import Final
 
 from kube_router.config.flags import Check
+from kube_router.kit.bgp import is_peer_asn
 
 _LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?\Z")
@@ -74,11 +75,6 @@ def is_cluster_asn(asn: int) -> bool:
     return 64512 <= asn <= 65535 or 4200000000 <= asn <= 4294967294
 
 
-def is_peer_asn(asn: int) -> bool:
-    """Whether an external peer may have this AS number: no reserved one (RFC 7607, 5398, 7300), not AS_TRANS."""
-    return 1 <= asn <= 23455 or 23457 <= asn <= 63999 or 64512 <= asn <= 65534 or 131072 <= asn <= 4294967294
-
-
 POSITIVE: Final = Check("a duration above 0, such as 5m0s", lambda seconds: seconds > 0)
 NOT_NEGATIVE: Final = Check("a duration of 0s or more, such as 30s", lambda seconds: seconds >= 0)
 HOLD_TIME: Final = Check("3s..65535s (it travels as 16 bits of seconds; RFC 4271 refuses 1 and 2)", lambda seconds: 3 <= seconds < 65536)
@@ -108,6 +104,7 @@ FOLDERS: Final = Check(
     "absolute paths of folders, separated by colons, such as /opt/cni/bin",
     lambda text: all(part.startswith("/") for part in text.split(":")),
 )
+FOLDER: Final = Check("the absolute path of a folder, such as /var/lib/kube-router", lambda text: text.startswith("/"))
 ROUTER_ID: Final = Check("an IPv4 address, 'generate', or nothing for the node's IPv4 address", _is_router_id)
 CRI_SOCKET: Final = Check(
     "a socket such as unix:///run/containerd/containerd.sock",

@@ -113,6 +113,7 @@ class Options:
     service_tcp_timeout: float
     service_tcpfin_timeout: float
     service_udp_timeout: float
+    state_dir: str
     strict_external_ip_validation: bool
     use_nftables_for_netpol: bool
     v: str

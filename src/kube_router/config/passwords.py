@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable
-from typing import Final
 
+from kube_router.kit.bgp import decoded_password
 from kube_router.model.secret import Secret
-
-LONGEST_KEY: Final = 80  # bytes; TCP_MD5SIG_MAXKEYLEN of linux/tcp.h
 
 
 def decode_passwords(items: Iterable[str]) -> tuple[Secret, ...]:
@@ -25,10 +21,6 @@ def split_file(text: str) -> list[str]:
 
 def _decode(item: str, number: int) -> Secret:
     try:
-        password = base64.b64decode(item.replace("\r", "").replace("\n", ""), validate=True).decode()
-    except (binascii.Error, ValueError):
-        # The cause quotes its input: leave it out.
-        raise ValueError(f"item {number} is not base64 of a text") from None
-    if len(password.encode()) > LONGEST_KEY:
-        raise ValueError(f"item {number} is longer than the {LONGEST_KEY} bytes of a TCP MD5 key")
-    return Secret(password)
+        return Secret(decoded_password(item))
+    except ValueError as error:
+        raise ValueError(f"item {number} is {error}") from None

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from kube_router.cache.cache import Changes, View
+from kube_router.codec.annotations import OF_PEERS
 from kube_router.config.options import Options
 from kube_router.desired import NOTHING, Desired
 from kube_router.desired.external_ips import ranges
@@ -92,7 +93,7 @@ class SpeakerController:
 
     def _touched_by_node(self, ref: Ref, was: Node | None, view: View) -> Iterator[Hashable]:
         now = view.nodes.get(ref.name)
-        if was is not None and now is not None and _facts(was) == _facts(now):
+        if was is not None and now is not None and _facts(was, own=ref.name == self._own) == _facts(now, own=ref.name == self._own):
             return
         yield ref
         for address in _all_addresses(was) ^ _all_addresses(now):
@@ -123,5 +124,6 @@ def _all_addresses(node: Node | None) -> frozenset[str]:
     return frozenset((*node.addresses, *node.datapath)) if node else frozenset()
 
 
-def _facts(node: Node) -> tuple[object, ...]:
-    return node.addresses, node.pod_cidrs, node.created
+def _facts(node: Node, *, own: bool) -> tuple[object, ...]:
+    said = (node.annotations, node.rejected) if own else tuple(node.annotations.get(name) for name in OF_PEERS)
+    return node.addresses, node.datapath, node.pod_cidrs, node.created, said

@@ -48,8 +48,19 @@ class Ref(NamedTuple):
         return f"{self.kind.value} {self.name}"
 
 
+class Rejected(NamedTuple):
+    """A wrong annotation. `value` is safe to show. `held`: the last good value of what it concerns is in force, else nothing is."""
+
+    annotation: str
+    value: str
+    reason: str
+    advice: str
+    held: bool
+
+
 class Node(msgspec.Struct, frozen=True, gc=False):
-    """v1 Node. `addresses`: InternalIPs in order, then ExternalIPs; host names left out. `annotations`: those with our prefix.
+    """v1 Node. `addresses`: InternalIPs in order, then ExternalIPs; host names left out. `annotations`: those with our prefix that parse;
+    `rejected`: the others of this node, if it is ours (codec/accepted.py).
     `datapath`: addresses that it published for pod traffic, at most one a family counts. `created`: creationTimestamp text (RFC 3339
     sorts as text)."""
 
@@ -63,6 +74,7 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     unschedulable: bool = False
     created: str = ""
     datapath: tuple[str, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
 
 
 class ContainerPort(msgspec.Struct, frozen=True, gc=False):
@@ -119,7 +131,7 @@ class Claim(NamedTuple):
 class Service(msgspec.Struct, frozen=True, gc=False):
     """v1 Service. `created`: creationTimestamp text (RFC 3339 sorts as text). Policies are "Cluster" or "Local".
 
-    `annotations`: those with our prefix."""
+    `annotations`: those with our prefix that parse; `rejected`: the others (codec/accepted.py)."""
 
     name: Name
     uid: str = ""
@@ -137,6 +149,7 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     health_check_node_port: int = 0
     load_balancer_class: str = ""
     source_ranges: tuple[str, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
 
     def addresses(self) -> tuple[str, ...]:
         """Every address that it names; some may be named twice."""

@@ -6,6 +6,7 @@ import ipaddress
 
 from kube_router.config.options import Options
 from kube_router.desired import NOTHING, Desired, Note
+from kube_router.desired.annotations import rejections
 from kube_router.kit.net import Family, family_of, of_family
 from kube_router.model.objects import Kind, Node, Ref
 from kube_router.model.state import Key, Value
@@ -48,11 +49,16 @@ def itself(own: Node | None, options: Options) -> Desired:
         return NOTHING
     identifier = router_id(own, options)
     about = Ref(Kind.NODE, own.name)
+    notes = list(rejections(about, own.rejected))
     if not identifier:
-        return Desired(notes=(Note(about, "NoRouterID", f"primary address {primary(own)} is IPv6: give --router-id"),))
+        return Desired(
+            notes=(
+                *notes,
+                Note(about, "NoRouterID", f"primary address {primary(own)} is IPv6: give --router-id"),
+            )
+        )
     listen = tuple(sorted(address for family in options.families if (address := best(own, family))))
     state: dict[Key, Value] = {SpeakerKey(): Speaker(options.asn, identifier, options.bgp_port, listen)}
-    notes = []
     for cidr in own.pod_cidrs:
         family = family_of(cidr)
         hop = best(own, family) if family in options.families else ""

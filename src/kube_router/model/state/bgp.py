@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kube_router.model.family import Family
+from kube_router.model.secret import Secret
 from kube_router.model.state import Key, Value
 
 
@@ -19,6 +20,15 @@ class Speaker(Value, frozen=True):
     addresses: tuple[str, ...]
 
 
+class Bfd(Value, frozen=True):
+    """How a session is watched (RFC 5880): UDP port, packets missed until it is down, milliseconds between packets sent and wanted."""
+
+    port: int = 3784
+    multiplier: int = 3
+    transmit: int = 1000
+    receive: int = 1000
+
+
 class NeighborKey(Key, frozen=True):
     """A peer by address."""
 
@@ -26,7 +36,10 @@ class NeighborKey(Key, frozen=True):
 
 
 class Neighbor(Value, frozen=True):
-    """What we configure of a peer. Times in seconds; `restart_time` 0 means no graceful restart."""
+    """What we configure of a peer. Times in seconds; `restart_time` 0 means no graceful restart.
+
+    `multihop_ttl` 0: a neighbour on our link. `cluster_id`: we are a route reflector of that id, and the peer is our client; "" no client.
+    """
 
     asn: int
     local_address: str
@@ -35,6 +48,10 @@ class Neighbor(Value, frozen=True):
     hold_time: int = 90
     restart_time: int = 0
     deferral_time: int = 0
+    password: Secret | None = None
+    multihop_ttl: int = 0
+    cluster_id: str = ""
+    bfd: Bfd | None = None
 
 
 class DefinedSetKey(Key, frozen=True):
