@@ -42,6 +42,7 @@ nodes = st.builds(
     created=st.sampled_from(["2024", "2025"]),
     labels=st.sampled_from([{}, {}, {EXCLUDED: ""}]),
     unschedulable=st.booleans(),
+    datapath=st.sampled_from([(), (), ("10.7.0.1",), ("10.7.0.2", "fd00:50::51"), ("192.168.50.51",)]),
 )
 service_names = st.sampled_from([Name("shop", "web"), Name("shop", "api")])
 policies = st.sampled_from(["Cluster", "Local"])

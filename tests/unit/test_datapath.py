@@ -11,12 +11,14 @@ from kube_router.apply.apiserver.annotations import AnnotationTarget
 from kube_router.codec.objects import decode_item
 from kube_router.config.options import defaults
 from kube_router.control.datapath import DatapathController
+from kube_router.control.speaker import SpeakerController
 from kube_router.desired.routing.datapath import address, all_addresses, ends, publication
 from kube_router.kit.apiserver import ApiError
 from kube_router.kit.errors import Busy
 from kube_router.model.names import DATAPATH_ANNOTATION
 from kube_router.model.objects import Interface, Kind, Name, Node, Ref
-from kube_router.model.state import Change
+from kube_router.model.state import Change, Key, Value
+from kube_router.model.state.bgp import Neighbor, NeighborKey, Path, PathKey, Speaker, SpeakerKey
 from kube_router.model.state.cluster import Annotation, AnnotationKey
 from tests.engine import Node as LabNode
 
@@ -195,3 +197,70 @@ def test_u104_the_annotation_follows_the_address_of_the_link():
     node.feed(link("eth1", "192.168.50.12/24"))
     node.settle()
     assert node.world.state == {KEY: Annotation("192.168.50.12")}
+
+
+# -- the speaker -----------------------------------------------------------------------------------------------------------
+
+A = Node(
+    Name("", "node1"), addresses=("203.0.113.1", "2001:db8::1"), datapath=("192.168.50.1",), pod_cidrs=("10.233.64.0/24", "fd00:64::/64")
+)
+B = Node(Name("", "node2"), addresses=("203.0.113.2", "2001:db8::2"), datapath=("192.168.50.2",), pod_cidrs=("10.233.65.0/24",))
+PUBLIC_ONLY = Node(Name("", "node3"), addresses=("203.0.113.3",), pod_cidrs=("10.233.66.0/24",))
+DUAL = defaults(node_name="node1", enable_ipv6=True)
+
+
+def speaker(*nodes: Node) -> dict[Key, Value]:
+    node = LabNode(lambda: SpeakerController(DUAL))
+    for value in nodes:
+        node.feed(value)
+    node.settle()
+    return node.world.state
+
+
+def test_u104_sessions_and_next_hops_use_the_published_addresses_where_both_ends_have_them():
+    state = speaker(A, B, PUBLIC_ONLY)
+    peers = {
+        key.address: value.local_address for key, value in state.items() if isinstance(key, NeighborKey) and isinstance(value, Neighbor)
+    }
+    assert peers == {"192.168.50.2": "192.168.50.1", "203.0.113.3": "203.0.113.1"}
+    assert state[PathKey("10.233.64.0/24")] == Path("192.168.50.1")
+    assert state[PathKey("fd00:64::/64")] == Path("2001:db8::1"), "nothing is published for IPv6"
+    listening = state[SpeakerKey()]
+    assert isinstance(listening, Speaker)
+    assert listening.addresses == ("192.168.50.1", "2001:db8::1", "203.0.113.1")
+
+
+def test_u104_a_session_moves_when_the_other_end_publishes_its_address_and_no_other_does():
+    node = LabNode(lambda: SpeakerController(DUAL))
+    for value in (A, Node(B.name, addresses=B.addresses, pod_cidrs=B.pod_cidrs), PUBLIC_ONLY):
+        node.feed(value)
+    node.settle()
+    before = len(node.world.writes)
+    node.feed(B)
+    node.settle()
+    moved = {(change.key.address, change.after is None) for change in node.world.writes[before:] if isinstance(change.key, NeighborKey)}
+    assert moved == {("192.168.50.2", False), ("203.0.113.2", True)}
+
+
+def test_u104_sessions_follow_our_own_choice():
+    node = LabNode(lambda: SpeakerController(DUAL))
+    for value in (Node(A.name, addresses=A.addresses, pod_cidrs=A.pod_cidrs), B):
+        node.feed(value)
+    node.settle()
+    assert NeighborKey("203.0.113.2") in node.world.state
+    node.feed(A)
+    node.settle()
+    assert [key for key in node.world.state if isinstance(key, NeighborKey)] == [NeighborKey("192.168.50.2")]
+
+
+def test_u104_two_nodes_that_publish_one_address_do_not_fight_over_the_session():
+    thief = Node(Name("", "node9"), addresses=("203.0.113.9",), datapath=("192.168.50.2",), pod_cidrs=("10.233.69.0/24",), created="2030")
+    node = LabNode(lambda: SpeakerController(DUAL))
+    for value in (A, B, thief):
+        node.feed(value)
+    node.settle()
+    assert [note.about.name for note in node.report.notes if note.reason == "DuplicateAddress"] == [thief.name]
+    assert NeighborKey("192.168.50.2") in node.world.state
+    node.feed((Kind.NODE, thief.name))
+    node.settle()
+    assert NeighborKey("192.168.50.2") in node.world.state

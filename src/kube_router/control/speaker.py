@@ -14,7 +14,7 @@ from kube_router.desired import NOTHING, Desired
 from kube_router.desired.external_ips import ranges
 from kube_router.desired.routing.peers import neighbor
 from kube_router.desired.routing.rules import memberships, rules
-from kube_router.desired.routing.speaker import itself, primary
+from kube_router.desired.routing.speaker import itself
 from kube_router.desired.routing.vips import Announcer, announcer, drain_notes, vips
 from kube_router.model.objects import EndpointSlice, Kind, Name, Node, Ref
 from kube_router.model.state import Key
@@ -101,10 +101,10 @@ class SpeakerController:
         if ref.name == self._own:
             yield SELF
             yield RULES
-            if was is None or now is None or was.addresses != now.addresses:
+            if was is None or now is None or (was.addresses, was.datapath) != (now.addresses, now.datapath):
                 yield from (Ref(Kind.NODE, name) for name in view.nodes)
             return
-        for address in {primary(node) for node in (was, now) if node is not None} - {""}:
+        for address in {*_session_addresses(was), *_session_addresses(now)}:
             yield from (Ref(Kind.NODE, node.name) for node in view.nodes.by("address", address))
 
     def _may_matter(self, ref: Ref) -> bool:
@@ -122,6 +122,11 @@ class SpeakerController:
 
 def _all_addresses(node: Node | None) -> frozenset[str]:
     return frozenset((*node.addresses, *node.datapath)) if node else frozenset()
+
+
+def _session_addresses(node: Node | None) -> tuple[str, ...]:
+    """Those that a session with the node may go to."""
+    return (*node.addresses[:1], *node.datapath) if node else ()
 
 
 def _facts(node: Node, *, own: bool) -> tuple[object, ...]:

@@ -7,7 +7,8 @@ from typing import Final
 from kube_router.cache.store import Store
 from kube_router.config.options import Options
 from kube_router.desired import NOTHING, Desired, Note
-from kube_router.desired.routing.speaker import best, primary
+from kube_router.desired.routing.datapath import ends
+from kube_router.desired.routing.speaker import best
 from kube_router.kit.net import FAMILIES, family_of
 from kube_router.model.objects import Kind, Node, Ref
 from kube_router.model.state.bgp import Neighbor, NeighborKey
@@ -28,9 +29,10 @@ def neighbor(node: Node | None, own: Node | None, nodes: Store[Node], options: O
     fault = _fault(node, own, nodes)
     if fault is not None:
         return Desired(notes=(fault,))
+    local, remote = ends(own, node)
     value = Neighbor(
         asn=options.asn,
-        local_address=primary(own),
+        local_address=local,
         port=options.bgp_port,
         families=tuple(family for family in FAMILIES if family in options.families and best(node, family)),
         hold_time=HOLD_TIME,
@@ -40,20 +42,20 @@ def neighbor(node: Node | None, own: Node | None, nodes: Store[Node], options: O
     if not value.families:
         note = Note(Ref(Kind.NODE, node.name), "NoCommonFamily", "no address of an enabled family: no routes can be exchanged with it")
         return Desired(notes=(note,))
-    return Desired({NeighborKey(primary(node)): value})
+    return Desired({NeighborKey(remote): value})
 
 
 def _fault(node: Node, own: Node, nodes: Store[Node]) -> Note | None:
     """Why there can be no session with this node. An address that several claim is the oldest one's: a newcomer disturbs nobody."""
     about = Ref(Kind.NODE, node.name)
-    address = primary(node)
+    local, address = ends(own, node)
     if not address:
         return Note(about, "NoAddress", "status.addresses holds no InternalIP and no ExternalIP: no BGP session with this node")
-    if family_of(address) != family_of(primary(own)):
-        mismatch = f"primary address {address} is IPv{family_of(address)}, that of {own.name} is IPv{family_of(primary(own))}"
+    if family_of(address) != family_of(local):
+        mismatch = f"primary address {address} is IPv{family_of(address)}, that of {own.name} is IPv{family_of(local)}"
         return Note(about, "AddressFamilyMismatch", f"{mismatch}: no BGP session between them")
     holder = min(
-        (other for other in nodes.by("address", address) if primary(other) == address),
+        (other for other in nodes.by("address", address) if ends(own, other)[1] == address),
         key=lambda other: (other.name != own.name, not other.pod_cidrs, other.created, other.name),
     )
     if holder.name != node.name:

@@ -7,6 +7,7 @@ import ipaddress
 from kube_router.config.options import Options
 from kube_router.desired import NOTHING, Desired, Note
 from kube_router.desired.annotations import rejections
+from kube_router.desired.routing import datapath
 from kube_router.kit.net import Family, family_of, of_family
 from kube_router.model.objects import Kind, Node, Ref
 from kube_router.model.state import Key, Value
@@ -43,6 +44,12 @@ def hashed_id(address: str) -> str:
     return str(ipaddress.IPv4Address(value))
 
 
+def listen_addresses(own: Node, options: Options) -> tuple[str, ...]:
+    """Where the speaker listens, sorted: this node's address of each enabled family, and the one that it published for pod traffic."""
+    found = {find(own, family) for family in options.families for find in (best, datapath.address)}
+    return tuple(sorted(found - {""}))
+
+
 def itself(own: Node | None, options: Options) -> Desired:
     """The speaker, and a path for each pod range of this node. Nothing without our Node object or an address."""
     if own is None or not own.addresses:
@@ -57,11 +64,10 @@ def itself(own: Node | None, options: Options) -> Desired:
                 Note(about, "NoRouterID", f"primary address {primary(own)} is IPv6: give --router-id"),
             )
         )
-    listen = tuple(sorted(address for family in options.families if (address := best(own, family))))
-    state: dict[Key, Value] = {SpeakerKey(): Speaker(options.asn, identifier, options.bgp_port, listen)}
+    state: dict[Key, Value] = {SpeakerKey(): Speaker(options.asn, identifier, options.bgp_port, listen_addresses(own, options))}
     for cidr in own.pod_cidrs:
         family = family_of(cidr)
-        hop = best(own, family) if family in options.families else ""
+        hop = datapath.address(own, family) if family in options.families else ""
         if hop:
             state[PathKey(cidr)] = Path(hop)
         elif family in options.families:
