@@ -9,8 +9,8 @@ import pytest
 
 from kube_router.config.faults import Fault, report
 from kube_router.config.options import Options
-from kube_router.config.passwords import LONGEST_KEY
 from kube_router.config.validate import parse
+from kube_router.kit.bgp import LONGEST_KEY
 
 PEERS = "--peer-router-ips=10.0.0.1,10.0.0.2"
 ASNS = "--peer-router-asns=65001,65002"
