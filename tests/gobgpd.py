@@ -7,6 +7,7 @@ knows nothing after a restart.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from google.protobuf import text_format
 
 from kube_router.apply.gobgp.client import Refused
 from kube_router.codec.gobgp.generation import ACCEPT, EXPORT, IMPORT, Generation, load
+from kube_router.codec.gobgp.paths import update_of
 from kube_router.kit.errors import Busy, Stale
 
 _LISTS = ("ListPeer", "ListPath", "ListDefinedSet", "ListStatement", "ListPolicy", "ListPolicyAssignment")
@@ -140,7 +142,7 @@ class FakeGobgpd:
     def _list_path(self, request: Any) -> Iterator[Any]:
         self._active()
         for path in self.paths.values():
-            if path.family.afi == request.family.afi:
+            if path.family.afi == request.family.afi and all(_is_inside(self.api, path, asked) for asked in request.prefixes):
                 listed = type(path)()
                 listed.CopyFrom(path)
                 listed.best, listed.neighbor_ip = True, "<nil>" if self.api.name == "v3" else ""
@@ -181,7 +183,7 @@ class FakeGobgpd:
         new = request.statement
         if new.name in self.statements:
             raise Refused("condition 0 is already set")
-        for name in _sets_of(new):
+        for name in filter(None, _sets_of(new)):
             if name not in {known for _, known in self.sets}:
                 raise Refused(f"not found set {name}")
         self.statements[new.name] = new
@@ -243,22 +245,41 @@ class FakeGobgpd:
 
     # -- what would go to whom ----------------------------------------------------------------------------------------
 
-    def judges(self, direction: int, prefix: str, neighbor: str) -> bool:
-        """Whether the assigned policies let a prefix through, to or from a neighbour, as gobgpd decides it."""
+    def judges(self, direction: int, prefix: str, neighbor: str, source: str = "local") -> bool:
+        """Whether the assigned policies let a prefix through, to or from a neighbour, as gobgpd decides it. `source`: internal,
+        external or local, as where the route was learned."""
         names, default = self.assignments[direction]
         for name in names:
             for entry in self.policies[name]:
+                of = entry.conditions.route_type
+                if of and of != ("", "internal", "external", "local").index(source):
+                    continue
                 if self._prefix_matches(entry, prefix) and self._neighbor_matches(entry, neighbor):
                     return bool(entry.actions.route_action == ACCEPT)
         return bool(default == ACCEPT)
 
     def _prefix_matches(self, entry: Any, prefix: str) -> bool:
-        held = self.sets[self.api.set_prefix, entry.conditions.prefix_set.name]
-        return any(member.ip_prefix == prefix for member in held.prefixes)
+        name = entry.conditions.prefix_set.name
+        return not name or any(_covers(member, prefix) for member in self.sets[self.api.set_prefix, name].prefixes)
 
     def _neighbor_matches(self, entry: Any, neighbor: str) -> bool:
         held = self.sets[self.api.set_neighbor, entry.conditions.neighbor_set.name]
         return not held.list or any(member.partition("/")[0] == neighbor for member in held.list)
+
+
+def _is_inside(api: Generation, path: Any, asked: Any) -> bool:
+    assert asked.type == api.longer_prefixes
+    update = update_of(api, path)
+    assert update is not None
+    inner = ipaddress.ip_network(update.prefix)
+    return inner.subnet_of(ipaddress.ip_network(asked.prefix))  # type: ignore[arg-type]
+
+
+def _covers(member: Any, prefix: str) -> bool:
+    inner, outer = ipaddress.ip_network(prefix), ipaddress.ip_network(member.ip_prefix)
+    if inner.version != outer.version or not member.mask_length_min <= inner.prefixlen <= member.mask_length_max:
+        return False
+    return inner.subnet_of(outer)  # type: ignore[arg-type]
 
 
 def _sets_of(statement: Any) -> tuple[str, str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from itertools import islice
 from typing import cast
 
 from kube_router.apply.gobgp.client import Client
 from kube_router.apply.gobgp.target import GobgpTarget
 from kube_router.cache.cache import Cache
 from kube_router.codec.gobgp.generation import EXPORT, IMPORT
+from kube_router.codec.gobgp.paths import update_of
 from kube_router.config.options import Options
 from kube_router.control.cycle import Cycle, Outcome
 from kube_router.control.speaker import SpeakerController
+from kube_router.kit.net import host_prefix
 from kube_router.model.objects import Kind, Name, Object
 from kube_router.model.state import Key, Value
 from tests.engine import Event, Recorder, inline
@@ -70,7 +73,14 @@ class World:
 
     def _nothing_leaks(self) -> None:
         gobgpd = self.gobgpd
-        for address in gobgpd.peers:
-            assert not gobgpd.judges(EXPORT, "198.18.0.0/24", address), "a foreign route would be sent to a neighbour"
-            for prefix in ("0.0.0.0/0", "::/0"):
-                assert not gobgpd.judges(IMPORT, prefix, address), "a default route would be let in"
+        some = islice(gobgpd.paths.values(), 8)
+        ours = [update.prefix for update in (update_of(gobgpd.api, path) for path in some) if update is not None]
+        for address, peer in gobgpd.peers.items():
+            for source in ("internal", "external"):
+                assert not gobgpd.judges(EXPORT, "198.18.0.0/24", address, source), "a foreign route would be sent to a neighbour"
+                for prefix in ("0.0.0.0/0", "::/0"):
+                    assert not gobgpd.judges(IMPORT, prefix, address, source), "a default route would be let in"
+            if peer.conf.peer_asn == gobgpd.settings.asn:
+                for prefix in ours:
+                    is_vip = prefix == host_prefix(prefix.partition("/")[0])
+                    assert not (is_vip and gobgpd.judges(EXPORT, prefix, address)), "a VIP would be sent to a node"

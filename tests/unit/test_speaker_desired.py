@@ -7,10 +7,10 @@ import pytest
 
 from kube_router.cache.cache import Cache
 from kube_router.config.options import defaults
-from kube_router.control.speaker import DRAIN, RULES, SELF, SpeakerController, peers_of
+from kube_router.control.speaker import DRAIN, EXTERNALS, RULES, SELF, SpeakerController, peers_of
 from kube_router.desired import NOTHING
 from kube_router.desired.routing.peers import neighbor
-from kube_router.desired.routing.rules import memberships, rules
+from kube_router.desired.routing.rules import Terms, memberships, rules, terms
 from kube_router.desired.routing.speaker import hashed_id, itself, router_id
 from kube_router.model.objects import Kind, Name, Node, Ref
 from kube_router.model.state import Change, Key, Value
@@ -63,7 +63,7 @@ def statements(*nodes: Node, options=DUAL) -> dict[str, list[tuple[str, str, boo
 
 def whole_rules(nodes, options) -> dict[Key, Value]:
     """Rules, and what the sessions with the nodes put into their sets."""
-    state = dict(rules(nodes[0], options).state)
+    state = dict(rules(nodes[0], terms(nodes[0], options), options).state)
     for other in nodes:
         state |= memberships(neighbor(other, nodes[0], store(*nodes).view.nodes, options).state)
     return state
@@ -119,7 +119,7 @@ def test_an_ipv6_node_needs_a_router_id_and_is_told_so() -> None:
 @pytest.mark.parametrize("own", [None, node("node1", cidrs=("10.233.64.0/24",))])
 def test_without_our_node_or_its_address_nothing_is_wanted(own: Node | None) -> None:
     assert itself(own, DUAL) == NOTHING
-    assert rules(own, DUAL) == NOTHING
+    assert rules(own, Terms(), DUAL) == NOTHING
     assert neighbor(NODE2, own, store(NODE2).view.nodes, DUAL) == NOTHING
 
 
@@ -235,7 +235,7 @@ def test_rules_of_a_mesh_over_ipv6_name_the_ipv6_neighbours() -> None:
 @pytest.mark.parametrize("options", [V4, V6, DUAL])
 @pytest.mark.parametrize("nodes", [(NODE1,), (NODE1, NODE2), (SIX1, SIX2), (NODE1, SIX2), (SIX1, NODE2, node("x"))])
 def test_no_statement_ever_names_an_empty_set_of_neighbours(options, nodes) -> None:
-    state = rules(nodes[0], options).state
+    state = rules(nodes[0], terms(nodes[0], options), options).state
     for value in state.values():
         for entry in value.statements if isinstance(value, BgpPolicy) else ():
             assert members(state, entry.neighbor_set)
@@ -264,7 +264,7 @@ def test_sets_bear_the_originals_names_and_members() -> None:
 
 
 def test_ranges_of_a_family_that_is_off_are_in_no_set() -> None:
-    state = rules(NODE1, V4).state
+    state = rules(NODE1, Terms(), V4).state
     assert members(state, "podcidrdefinedset") == ("10.233.64.0/24 24..24",)
     assert members(state, "podcidrdefinedsetv6") == ()
 
@@ -296,9 +296,9 @@ NODE3 = node("node3", "192.168.50.52", cidrs=("10.233.65.0/24",))
         (node("node2", "192.168.50.51", cidrs=NODE2.pod_cidrs), {NODE2.name}),
         (node("node2", "192.168.50.99", cidrs=NODE2.pod_cidrs), {NODE2.name}),
         (Node(NODE2.name, annotations={"a": "b"}, addresses=NODE2.addresses, pod_cidrs=NODE2.pod_cidrs), set()),
-        (node("node1", *NODE1.addresses, cidrs=("10.233.69.0/24",)), {NODE1.name, SELF, RULES}),
-        (node("node1", "192.168.50.60"), {NODE1.name, NODE2.name, SELF, RULES, DRAIN}),
-        (NODE1.name, {NODE1.name, NODE2.name, SELF, RULES, DRAIN}),
+        (node("node1", *NODE1.addresses, cidrs=("10.233.69.0/24",)), {NODE1.name, SELF, RULES, EXTERNALS}),
+        (node("node1", "192.168.50.60"), {NODE1.name, NODE2.name, SELF, RULES, EXTERNALS, DRAIN}),
+        (NODE1.name, {NODE1.name, NODE2.name, SELF, RULES, EXTERNALS, DRAIN}),
         (node("twin", "192.168.50.51"), {Name("", "twin"), NODE2.name}),
     ],
 )

@@ -13,7 +13,7 @@ from kube_router.config.options import Options
 from kube_router.desired import NOTHING, Desired
 from kube_router.desired.external_ips import ranges
 from kube_router.desired.routing.peers import neighbor
-from kube_router.desired.routing.rules import memberships, rules
+from kube_router.desired.routing.rules import memberships, rules, terms
 from kube_router.desired.routing.speaker import itself
 from kube_router.desired.routing.vips import Announcer, announcer, drain_notes, vips
 from kube_router.model.objects import EndpointSlice, Kind, Name, Node, Ref
@@ -69,7 +69,7 @@ class SpeakerController:
         if item == SELF:
             return itself(own, self._options)
         if item == RULES:
-            return rules(own, self._options)
+            return rules(own, terms(own, self._options), self._options)
         if item == DRAIN:
             return Desired(notes=drain_notes(self._around, own, self._options))
         assert isinstance(item, Ref)

@@ -112,6 +112,10 @@ class RuleBook:
         listed = self._client.list("ListDefinedSet", defined_type=of, name=key.name)
         return next((codec.defined_set_of(generation, reply.defined_set)[1] for reply in listed), None)
 
+    def members(self, key: DefinedSetKey) -> frozenset[str]:
+        """Members of one set as it is; none if there is no such set."""
+        return self.read_set(key) or frozenset()
+
     def put_set(self, key: DefinedSetKey) -> None:
         """Create the set, without members; the existing stays as it is."""
         if self.read_set(key) is None:

@@ -1,13 +1,13 @@
 """Which sessions must have their routes judged anew after rules changed. Pure.
 
 gobgpd judges a route when it comes or goes, never when a rule changes. Most changes need no second look: a node that joins is in
-the neighbour sets before its session is up, and a pod range is in its prefix set before its path is announced.
+the neighbour sets before its session is up, and a prefix is in its set before its path is announced, and leaves it after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -15,7 +15,19 @@ from kube_router.codec.gobgp.speaker import PeerStatus
 from kube_router.kit.net import FAMILIES
 from kube_router.model import names
 from kube_router.model.state import Change
-from kube_router.model.state.bgp import AssignmentKey, DefinedSetMember, NeighborKey, PathKey, PolicyKey
+from kube_router.model.state.bgp import (
+    Assignment,
+    AssignmentKey,
+    BgpPolicy,
+    DefinedSetKey,
+    DefinedSetMember,
+    NeighborKey,
+    PathKey,
+    PolicyKey,
+    Statement,
+)
+
+EVERYBODY: Final = "*"
 
 
 class Reset(msgspec.Struct, frozen=True):
@@ -26,22 +38,23 @@ class Reset(msgspec.Struct, frozen=True):
     hard: tuple[str, ...] = ()
 
 
-class Suspicion(msgspec.Struct, frozen=True):
-    """What may have to be judged anew: directions ("import", "export"), towards these addresses or, if None, all."""
+class Doubt(NamedTuple):
+    """Routes to be judged anew: towards or from `whom` (EVERYBODY, a neighbour set or an address). `way`: "import" or "export".
 
-    ways: frozenset[str] = frozenset()
-    addresses: frozenset[str] | None = frozenset()
+    `taken_back`: what was accepted before may be rejected now. Of the prefix set `of`, if named: nothing is, once the set is empty,
+    as its paths went with its members. `inside`: only routes inside this prefix are meant, if the speaker has any.
+    """
 
-    def __bool__(self) -> bool:
-        return bool(self.ways)
+    way: str
+    whom: str
+    taken_back: bool = False
+    of: str = ""
+    inside: str = ""
 
 
-BOTH_WAYS: Final = frozenset({"import", "export"})
-
-
-# Directions in which a prefix set is used; the others in both.
+# Ways in which a prefix set is used; the others are in both.
 _ONE_WAY: Final = {
-    names.bgp_set(base, family): way
+    names.bgp_set(base, family): (way,)
     for base, way in (
         (names.BGP_PODS, "export"),
         (names.BGP_DEFAULT_ROUTE, "import"),
@@ -49,60 +62,89 @@ _ONE_WAY: Final = {
     )
     for family in FAMILIES
 }
+_BOTH_WAYS: Final = ("import", "export")
 
 
-def suspicion(changes: Sequence[Change]) -> Suspicion:
+class Speaker(Protocol):
+    """What is asked of the speaker as it is now."""
+
+    def members(self, key: DefinedSetKey) -> frozenset[str]:
+        """Members of a defined set; none if there is no such set."""
+
+    def has_routes(self, prefix: str) -> bool:
+        """Whether it has any route inside the prefix, its own ones included."""
+
+
+def doubts(changes: Sequence[Change]) -> frozenset[Doubt]:
     """What the changes ask for. Neighbours that come, change or go with them need nothing: their sessions start after."""
-    ways = frozenset(way for change in changes for way in _ways(change)) | _routes_unseen(changes)
-    if ways:
-        return Suspicion(ways, None)
-    new = {change.key.address for change in changes if isinstance(change.key, NeighborKey)}
-    moved = frozenset(_moved_neighbors(changes) - new)
-    return Suspicion(BOTH_WAYS, moved) if moved else Suspicion()
+    return frozenset(_doubts(changes))
 
 
-def reset_after(suspected: Suspicion, sessions: Iterable[PeerStatus], *, soft_withdraws: bool) -> Reset:
+def reset_after(doubted: frozenset[Doubt], sessions: Iterable[PeerStatus], speaker: Speaker, *, soft_withdraws: bool) -> Reset:
     """Which of these sessions to reset, and how.
 
-    `soft_withdraws`: the speaker withdraws on a soft reset what its export policy now rejects. Else an external neighbour is
-    reset hard; an internal one gets nothing but our own paths, and those are withdrawn by themselves.
+    `soft_withdraws`: the speaker withdraws on a soft reset what its export policy now rejects. Else such a session starts anew.
     """
-    concerned = {
-        peer.address: peer for peer in sessions if peer.established and (suspected.addresses is None or peer.address in suspected.addresses)
-    }
-    sent = sorted(concerned) if "export" in suspected.ways else []
-    hard = [] if soft_withdraws else [address for address in sent if not concerned[address].internal]
-    return Reset(
-        received=tuple(sorted(concerned)) if "import" in suspected.ways else (),
-        sent=tuple(address for address in sent if address not in hard),
-        hard=tuple(hard),
-    )
+    up = {peer.address for peer in sessions if peer.established}
+    founded = [doubt for doubt in doubted if not doubt.inside or speaker.has_routes(doubt.inside)]
+    concerned = {doubt: up & _addresses(doubt.whom, up, speaker) for doubt in founded}
+    received = {address for doubt, whom in concerned.items() if doubt.way == "import" for address in whom}
+    sent = {address for doubt, whom in concerned.items() if doubt.way == "export" for address in whom}
+    hard = set()
+    if not soft_withdraws:
+        hard = {address for doubt, whom in concerned.items() if doubt.way == "export" and _takes_back(doubt, speaker) for address in whom}
+    return Reset(tuple(sorted(received - hard)), tuple(sorted(sent - hard)), tuple(sorted(hard)))
 
 
-def _ways(change: Change) -> Iterable[str]:
-    match change.key:
-        case AssignmentKey(direction=direction):
-            return (direction,)
-        case PolicyKey(name=name):
-            return tuple(way for way in ("import", "export") if f"_{way}" in name)
-    return ()
+def _doubts(changes: Sequence[Change]) -> Iterator[Doubt]:
+    with_path = {change.key.prefix for change in changes if isinstance(change.key, PathKey)}
+    with_session = {change.key.address for change in changes if isinstance(change.key, NeighborKey)}
+    for change in changes:
+        match change.key:
+            case AssignmentKey(direction=way):
+                yield Doubt(way, EVERYBODY, taken_back=_is_stricter(change.before, change.after))
+            case PolicyKey(name=name):
+                for way in _BOTH_WAYS:
+                    if f"_{way}" in name:
+                        yield from _of_statements(way, change.before, change.after)
+            case DefinedSetMember(type="prefix", name=name, member=member) if member.partition(" ")[0] not in with_path:
+                for way in _ONE_WAY.get(name, _BOTH_WAYS):
+                    yield _of_prefix(way, member.partition(" ")[0], left=change.after is None)
+            case DefinedSetMember(type="neighbor", member=member) if member.partition("/")[0] not in with_session:
+                for way in _BOTH_WAYS:
+                    yield Doubt(way, member.partition("/")[0], taken_back=change.after is None)
 
 
-def _routes_unseen(changes: Sequence[Change]) -> frozenset[str]:
-    """Ways of prefixes that came into a set or left it without their path being announced or withdrawn along with them."""
-    paths = {change.key.prefix for change in changes if isinstance(change.key, PathKey)}
-    unseen = (
-        key.name
-        for key in (change.key for change in changes)
-        if isinstance(key, DefinedSetMember) and key.type == "prefix" and key.member.partition(" ")[0] not in paths
-    )
-    return frozenset(way for name in set(unseen) for way in ((_ONE_WAY[name],) if name in _ONE_WAY else BOTH_WAYS))
+def _of_prefix(way: str, prefix: str, *, left: bool) -> Doubt:
+    # A received route that was rejected is not among the speaker's routes, so nobody can tell whether there is one.
+    return Doubt(way, EVERYBODY, taken_back=left, inside="" if way == "import" and left else prefix)
 
 
-def _moved_neighbors(changes: Sequence[Change]) -> set[str]:
-    """Neighbours that came into a set or left it."""
-    return {
-        change.key.member.partition("/")[0]
-        for change in changes
-        if isinstance(change.key, DefinedSetMember) and change.key.type == "neighbor"
-    }
+def _is_stricter(before: Assignment | None, after: Assignment | None) -> bool:
+    """Whether an assignment may reject what the one before accepted; without one everything is."""
+    return after is not None and not after.default_accept and (before is None or before != after)
+
+
+def _of_statements(way: str, before: BgpPolicy | None, after: BgpPolicy | None) -> Iterator[Doubt]:
+    old = set(before.statements if before else ())
+    new = set(after.statements if after else ())
+    accepted = {_matched(statement) for statement in new if statement.accept}
+    for statement in old ^ new:
+        gone = statement in old and statement.accept and _matched(statement) not in accepted
+        yield Doubt(way, statement.neighbor_set, taken_back=gone, of=statement.prefix_set)
+    if old == new:
+        yield Doubt(way, EVERYBODY)  # the order changed
+
+
+def _matched(statement: Statement) -> tuple[str, ...]:
+    return statement.prefix_set, statement.neighbor_set, statement.source
+
+
+def _addresses(whom: str, up: set[str], speaker: Speaker) -> set[str]:
+    if whom == EVERYBODY or whom in up:
+        return up if whom == EVERYBODY else {whom}
+    return {member.partition("/")[0] for member in speaker.members(DefinedSetKey("neighbor", whom))}
+
+
+def _takes_back(doubt: Doubt, speaker: Speaker) -> bool:
+    return doubt.taken_back and (not doubt.of or bool(speaker.members(DefinedSetKey("prefix", doubt.of))))

@@ -18,17 +18,17 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, TypeVar
 
 from kube_router.apply.gobgp.client import Client, Refused
 from kube_router.apply.gobgp.policies import RuleBook
-from kube_router.apply.gobgp.resets import Reset, Suspicion, reset_after, suspicion
+from kube_router.apply.gobgp.resets import Reset, doubts, reset_after
 from kube_router.codec.gobgp import paths as path_codec
 from kube_router.codec.gobgp import speaker as codec
 from kube_router.codec.gobgp.speaker import PeerStatus, status_of
 from kube_router.kit.errors import Busy, Stale
-from kube_router.kit.net import FAMILIES
+from kube_router.kit.net import FAMILIES, family_of
 from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.bgp import (
     AssignmentKey,
@@ -123,8 +123,8 @@ class GobgpTarget:
         elif self._speaker() is None:
             raise Stale("BGP is not started in gobgpd: it has been restarted")
         steps = _Steps(changes)
-        suspected = Suspicion() if self._fresh else suspicion(changes)
-        sessions = self._sessions() if suspected else []
+        doubted = frozenset() if self._fresh else doubts(changes)
+        sessions = self._sessions() if doubted else []
         self._put_rules(steps)
         steps.put(PathKey, self._announce)
         if steps.concern(NeighborKey):
@@ -133,7 +133,9 @@ class GobgpTarget:
             steps.delete(NeighborKey, lambda key, _: self._delete_neighbor(key, held))
         steps.delete(PathKey, self._withdraw)
         self._delete_rules(steps)
-        self._reset(reset_after(suspected, sessions, soft_withdraws=self._client.generation().withdraws_softly))
+        if doubted:
+            soft = self._client.generation().withdraws_softly
+            self._reset(reset_after(doubted, sessions, _Asked(self._rules, self._has_routes), soft_withdraws=soft))
         self._restarting = self._fresh = False
         return steps.rejected
 
@@ -202,6 +204,12 @@ class GobgpTarget:
     def _sessions(self) -> list[PeerStatus]:
         return [status_of(reply.peer) for reply in self._client.list("ListPeer")]
 
+    def _has_routes(self, prefix: str) -> bool:
+        generation = self._client.generation()
+        inside = generation.pb.TableLookupPrefix(prefix=prefix, type=generation.longer_prefixes)
+        of = codec.family(generation, family_of(prefix))
+        return bool(self._client.list("ListPath", table_type=generation.table_global, family=of, prefixes=[inside]))
+
     def _reset(self, reset: Reset) -> None:
         generation = self._client.generation()
         for address in reset.received:
@@ -220,6 +228,14 @@ class GobgpTarget:
     def _call(self, method: str, **fields: object) -> None:
         self._client.send(method, **fields)
         self._calls[method] += 1
+
+
+class _Asked:
+    """Answers of the speaker, asked for once each."""
+
+    def __init__(self, rules: RuleBook, has_routes: Callable[[str], bool]) -> None:
+        self.members = cache(rules.members)
+        self.has_routes = cache(has_routes)
 
 
 def _set_of(key: DefinedSetMember) -> DefinedSetKey:

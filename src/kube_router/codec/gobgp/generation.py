@@ -47,6 +47,11 @@ class Generation:
         return self.offset
 
     @property
+    def longer_prefixes(self) -> int:
+        """TableLookupPrefix.Type: a prefix and all inside it."""
+        return 1 + self.offset
+
+    @property
     def watch_best(self) -> int:
         """WatchEventRequest.Table.Filter.Type: best paths."""
         return self.offset

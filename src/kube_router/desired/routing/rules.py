@@ -15,11 +15,14 @@ VIPs matches nothing, and its statements stand as soon as there is somebody to s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+import msgspec
 
 from kube_router.config.options import Options
 from kube_router.desired import NOTHING, Desired
-from kube_router.desired.routing.speaker import primary
+from kube_router.desired.routing.datapath import session_addresses
+from kube_router.desired.routing.speaker import best
 from kube_router.kit.net import FAMILIES, Family, family_of, host_prefix, of_family
 from kube_router.model import names
 from kube_router.model.names import bgp_set
@@ -41,9 +44,39 @@ from kube_router.model.state.bgp import (
 _SET = DefinedSet()
 _LISTED = Listed()
 _DEFAULT: dict[Family, str] = {4: "0.0.0.0/0 0..0", 6: "::/0 0..0"}
+_LONGEST: dict[Family, int] = {4: 32, 6: 128}
+_REFLECTED = "reflected"  # a statement of ours: the original's reflectors have no policies at all
 
 
-def rules(own: Node | None, options: Options) -> Desired:
+class Terms(msgspec.Struct, frozen=True):
+    """What flags and annotations of this node say beside its addresses and pod ranges.
+
+    `externals`: addresses of its external peers. `prepend` (AS number, times), `communities` ("65000:1") and `next_hop_self` are
+    for what is sent to these. `reject`: prefixes that nobody may send us, nor anything inside them. `reflects`: it is a route
+    reflector. `mesh`: it peers with nodes.
+    """
+
+    externals: tuple[str, ...] = ()
+    prepend: tuple[int, int] | None = None
+    communities: tuple[str, ...] = ()
+    next_hop_self: bool = False
+    reject: tuple[str, ...] = ()
+    reflects: bool = False
+    pods_to_externals: bool = True
+    mesh: bool = True
+
+
+def terms(own: Node | None, options: Options) -> Terms:  # noqa: ARG001  annotations
+    """What this node's flags and annotations say."""
+    return Terms(
+        externals=options.peer_router_ips,
+        next_hop_self=options.override_nexthop,
+        pods_to_externals=options.advertise_pod_cidr,
+        mesh=options.enable_ibgp,
+    )
+
+
+def rules(own: Node | None, terms: Terms, options: Options) -> Desired:
     """Defined sets with this node's part of them, the two policies and their assignments.
 
     Without our Node object nothing, as there is no speaker then.
@@ -51,18 +84,16 @@ def rules(own: Node | None, options: Options) -> Desired:
     if own is None or not own.addresses:
         return NOTHING
     pods = tuple(cidr for cidr in own.pod_cidrs if family_of(cidr) in options.families)
-    state: dict[Key, Value] = {}
-    for family in FAMILIES:
-        for base, prefixes in (
-            (names.BGP_PODS, [exactly(cidr) for cidr in of_family(pods, family)]),
-            (names.BGP_VIPS, []),
-            (names.BGP_DEFAULT_ROUTE, [_DEFAULT[family]]),
-            (names.BGP_CUSTOM_REJECT, []),
-        ):
-            state |= _defined("prefix", bgp_set(base, family), prefixes)
-        for base in (names.BGP_NODE_PEERS, names.BGP_ALL_PEERS):
-            state |= _defined("neighbor", bgp_set(base, family), [host_prefix(a) for a in of_family((primary(own),), family)])
-    return Desired(state | _policies(own, {family for family in FAMILIES if of_family(pods, family)}))
+    return Desired(
+        {
+            **_prefix_sets(pods, terms),
+            **_neighbor_sets(own, terms),
+            PolicyKey(names.BGP_EXPORT): BgpPolicy((*_exports_to_nodes(own, pods, terms), *_exports_to_externals(own, pods, terms))),
+            PolicyKey(names.BGP_IMPORT): BgpPolicy(_imports(own, terms)),
+            AssignmentKey("export"): Assignment((names.BGP_EXPORT,), default_accept=False),
+            AssignmentKey("import"): Assignment((names.BGP_IMPORT,), default_accept=True),
+        }
+    )
 
 
 def memberships(of: Iterable[Key]) -> dict[Key, Value]:
@@ -81,26 +112,93 @@ def exactly(cidr: str) -> str:
     return f"{cidr} {length}..{length}"
 
 
+def _and_inside(cidr: str) -> str:
+    return f"{cidr} {cidr.partition('/')[2]}..{_LONGEST[family_of(cidr)]}"
+
+
+def _prefix_sets(pods: Iterable[str], terms: Terms) -> dict[Key, Value]:
+    state: dict[Key, Value] = {}
+    for family in FAMILIES:
+        state |= _defined("prefix", bgp_set(names.BGP_PODS, family), map(exactly, of_family(pods, family)))
+        state |= _defined("prefix", bgp_set(names.BGP_VIPS, family), ())  # each Service adds its own
+        state |= _defined("prefix", bgp_set(names.BGP_DEFAULT_ROUTE, family), (_DEFAULT[family],))
+        state |= _defined("prefix", bgp_set(names.BGP_CUSTOM_REJECT, family), map(_and_inside, of_family(terms.reject, family)))
+    return state
+
+
+def _neighbor_sets(own: Node, terms: Terms) -> dict[Key, Value]:
+    nodes = session_addresses(own) if terms.mesh else ()  # each session with a node adds its own
+    state: dict[Key, Value] = {}
+    for family in FAMILIES:
+        members = {names.BGP_ALL_PEERS: (*nodes, *terms.externals)}
+        if terms.mesh:
+            members[names.BGP_NODE_PEERS] = nodes
+        if terms.externals:
+            members[names.BGP_EXTERNAL_PEERS] = terms.externals
+        for base, addresses in members.items():
+            state |= _defined("neighbor", bgp_set(base, family), map(host_prefix, of_family(addresses, family)))
+    return state
+
+
 def _defined(kind: str, name: str, members: Iterable[str]) -> dict[Key, Value]:
     return {DefinedSetKey(kind, name): _SET} | {DefinedSetMember(kind, name, member): _LISTED for member in members}
 
 
-def _policies(own: Node, pods: set[Family]) -> dict[Key, Value]:
-    mesh = family_of(primary(own))
-    nodes, everybody = bgp_set(names.BGP_NODE_PEERS, mesh), bgp_set(names.BGP_ALL_PEERS, mesh)
-    exports = tuple(_statement(bgp_set(names.BGP_PODS, family), nodes, accept=True) for family in FAMILIES if family in pods)
-    imports = tuple(
-        _statement(bgp_set(base, family), everybody, accept=False)
-        for base in (names.BGP_VIPS, names.BGP_DEFAULT_ROUTE)
-        for family in FAMILIES
+def _exports_to_nodes(own: Node, pods: Iterable[str], terms: Terms) -> Iterator[Statement]:
+    if not terms.mesh:
+        return
+    for nodes in _twins(names.BGP_NODE_PEERS, session_addresses(own)):
+        for prefixes in _twins(names.BGP_PODS, pods):
+            yield Statement(prefixes + nodes, prefixes, nodes, accept=True)
+        if terms.reflects:
+            # What came from a node's session and not from outside; nodes send nothing but their own pod ranges.
+            yield Statement(_REFLECTED + nodes, "", nodes, accept=True, source="internal")
+
+
+def _exports_to_externals(own: Node, pods: Iterable[str], terms: Terms) -> Iterator[Statement]:
+    sets = [(names.BGP_VIPS, family) for family in FAMILIES]
+    if terms.pods_to_externals:
+        sets += [(names.BGP_PODS, family) for family in FAMILIES if of_family(pods, family)]
+    for of in _families(terms.externals):
+        neighbors = bgp_set(names.BGP_EXTERNAL_PEERS, of)
+        for base, family in sets:
+            prefixes = bgp_set(base, family)
+            yield Statement(
+                prefixes + neighbors,
+                prefixes,
+                neighbors,
+                accept=True,
+                prepend=terms.prepend,
+                communities=terms.communities,
+                next_hop=_next_hop(
+                    own, of, pods_of=family if base == names.BGP_PODS else None, to_self=terms.next_hop_self and family == of
+                ),
+            )
+
+
+def _next_hop(own: Node, of: Family, *, pods_of: Family | None, to_self: bool) -> str:
+    """What an external peer of a family is told. The session's own address serves its own family alone; a route of the other one keeps
+    this node's address of that. The network for pod traffic is none of the peer's."""
+    if to_self or (pods_of == of and of_family(own.datapath, of)):
+        return "self"
+    return best(own, pods_of) if pods_of is not None and of_family(own.datapath, pods_of) else ""
+
+
+def _imports(own: Node, terms: Terms) -> tuple[Statement, ...]:
+    everybody = (*(session_addresses(own) if terms.mesh else ()), *terms.externals)
+    prefixes = [
+        *(bgp_set(base, family) for base in (names.BGP_VIPS, names.BGP_DEFAULT_ROUTE) for family in FAMILIES),
+        *_twins(names.BGP_CUSTOM_REJECT, terms.reject),
+    ]
+    return tuple(
+        Statement(one + neighbors, one, neighbors, accept=False) for neighbors in _twins(names.BGP_ALL_PEERS, everybody) for one in prefixes
     )
-    return {
-        PolicyKey(names.BGP_EXPORT): BgpPolicy(exports),
-        PolicyKey(names.BGP_IMPORT): BgpPolicy(imports),
-        AssignmentKey("export"): Assignment((names.BGP_EXPORT,), default_accept=False),
-        AssignmentKey("import"): Assignment((names.BGP_IMPORT,), default_accept=True),
-    }
 
 
-def _statement(prefixes: str, neighbors: str, *, accept: bool) -> Statement:
-    return Statement(prefixes + neighbors, prefixes, neighbors, accept)
+def _twins(base: str, entries: Iterable[str]) -> list[str]:
+    """Names of the sets that these entries fill."""
+    return [bgp_set(base, family) for family in _families(entries)]
+
+
+def _families(entries: Iterable[str]) -> list[Family]:
+    return sorted({family_of(entry) for entry in entries})
