@@ -39,6 +39,11 @@ def ends(own: Node, other: Node) -> tuple[str, str]:
     return next(iter(own.addresses), ""), next(iter(other.addresses), "")
 
 
+def session_addresses(node: Node) -> tuple[str, ...]:
+    """Addresses that sessions with this node may go to: its primary one, and those that it published."""
+    return tuple(dict.fromkeys((*node.addresses[:1], *node.datapath)))
+
+
 def all_addresses(node: Node) -> tuple[str, ...]:
     """Every address that is known to be the node's, those of its Node object first."""
     return tuple(dict.fromkeys((*node.addresses, *node.datapath)))
