@@ -13,12 +13,23 @@ from kube_router.config.options import defaults
 from kube_router.control.datapath import DatapathController
 from kube_router.control.speaker import SpeakerController
 from kube_router.desired.routing.datapath import address, all_addresses, ends, publication
+from kube_router.desired.routing.rules import Terms, rules
 from kube_router.kit.apiserver import ApiError
 from kube_router.kit.errors import Busy
 from kube_router.model.names import DATAPATH_ANNOTATION
 from kube_router.model.objects import Interface, Kind, Name, Node, Ref
 from kube_router.model.state import Change, Key, Value
-from kube_router.model.state.bgp import Neighbor, NeighborKey, Path, PathKey, Speaker, SpeakerKey
+from kube_router.model.state.bgp import (
+    BgpPolicy,
+    DefinedSetMember,
+    Neighbor,
+    NeighborKey,
+    Path,
+    PathKey,
+    PolicyKey,
+    Speaker,
+    SpeakerKey,
+)
 from kube_router.model.state.cluster import Annotation, AnnotationKey
 from tests.engine import Node as LabNode
 
@@ -264,3 +275,36 @@ def test_u104_two_nodes_that_publish_one_address_do_not_fight_over_the_session()
     node.feed((Kind.NODE, thief.name))
     node.settle()
     assert NeighborKey("192.168.50.2") in node.world.state
+
+
+def next_hops(own: Node, *externals: str, **more: Any) -> dict[tuple[str, str], str]:
+    state = rules(own, Terms(externals=externals, **more), DUAL).state
+    policy = state[PolicyKey("kube_router_export")]
+    assert isinstance(policy, BgpPolicy)
+    return {(s.prefix_set, s.neighbor_set): s.next_hop for s in policy.statements if s.neighbor_set.startswith("externalpeerset")}
+
+
+def test_u104_external_peers_get_their_own_sessions_address_for_pods_not_that_of_the_private_network():
+    assert next_hops(A, "203.0.113.254", "2001:db8::fe") == {
+        ("servicevipsdefinedset", "externalpeerset"): "",
+        ("servicevipsdefinedsetv6", "externalpeerset"): "",
+        ("podcidrdefinedset", "externalpeerset"): "self",
+        ("podcidrdefinedsetv6", "externalpeerset"): "",  # nothing is published for IPv6: the path's own next hop is right
+        ("servicevipsdefinedset", "externalpeersetv6"): "",
+        ("servicevipsdefinedsetv6", "externalpeersetv6"): "",
+        ("podcidrdefinedset", "externalpeersetv6"): "203.0.113.1",
+        ("podcidrdefinedsetv6", "externalpeersetv6"): "",
+    }
+    plain = Node(A.name, addresses=A.addresses, pod_cidrs=A.pod_cidrs)
+    assert set(next_hops(plain, "203.0.113.254", "2001:db8::fe").values()) == {""}
+
+
+@pytest.mark.parametrize("published", [("192.168.50.1",), ("fd00:50::1",), ("192.168.50.1", "fd00:50::1")])
+def test_u104_no_statement_towards_nodes_names_a_set_that_may_be_empty(published):
+    own = Node(A.name, addresses=A.addresses, pod_cidrs=A.pod_cidrs, datapath=published)
+    state = rules(own, Terms(reflects=True), DUAL).state
+    filled = {key.name for key in state if isinstance(key, DefinedSetMember)}
+    named = {s.neighbor_set for value in state.values() if isinstance(value, BgpPolicy) for s in value.statements}
+    assert named <= filled
+    assert {"iBGPpeerset", "allpeerset"} <= named
+    assert ("iBGPpeersetv6" in named) == any(":" in address for address in published)
