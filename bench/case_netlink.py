@@ -21,7 +21,7 @@ from kube_router.kit.net import Family
 from kube_router.model.names import DUMMY, ROUTE_PROTOCOL
 from kube_router.model.state import Change
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
-from kube_router.model.state.links import Address, AddressKey, Route, RouteKey
+from kube_router.model.state.links import Address, AddressKey, Route, RouteKey, through
 from lab import kernel_features
 
 TITLE = "a thousand things to the kernel: hand-packed batches, C tools, pyroute2"
@@ -119,7 +119,7 @@ def _routes(family: Family) -> Trial:
     return Trial(
         f"{COUNT} IPv{family} routes",
         RouteTarget(),
-        [Change(RouteKey(prefix), None, Route((gateway,))) for prefix, gateway in routes],
+        [Change(RouteKey(prefix), None, Route(through(gateway))) for prefix, gateway in routes],
         lambda: tool("ip", f"-{family}", "-batch", "-", text=text),
         by_library,
         lambda: tool("ip", f"-{family}", "route", "flush", "proto", str(ROUTE_PROTOCOL)),

@@ -16,7 +16,7 @@ from kube_router.codec.rtnetlink import AF
 from kube_router.kit.errors import TargetError
 from kube_router.kit.net import FAMILIES, Family
 from kube_router.model.state import Change, State
-from kube_router.model.state.links import Route, RouteKey
+from kube_router.model.state.links import Hop, Route, RouteKey, through
 from tests.kernel.notices import listening
 
 pytestmark = [pytest.mark.needs("root", "netns", "veth"), pytest.mark.usefixtures("uplink")]
@@ -88,7 +88,7 @@ def removal(state: State) -> list[Change]:
 
 
 def via(family: Family, *numbers: int) -> Route:
-    return Route(tuple(GATEWAYS[family][number] for number in numbers or (0,)))
+    return Route(through(*(GATEWAYS[family][number] for number in numbers or (0,))))
 
 
 def everything() -> State:
@@ -97,10 +97,10 @@ def everything() -> State:
     for family in FAMILIES:
         state[RouteKey(PREFIX[family])] = via(family)
         state[RouteKey(OTHER[family])] = via(family, 0, 2)
-    state[RouteKey("10.233.67.0/24")] = Route(GATEWAYS[4][:1], source=NODE[4])
-    state[RouteKey("fd00:67::/64")] = Route(GATEWAYS[6][:1], link="up0", source=NODE[6])
-    state[RouteKey("10.233.68.0/24")] = Route(link="up0")
-    state[RouteKey("fd00:68::/64")] = Route(link="up0", source=NODE[6])
+    state[RouteKey("10.233.67.0/24")] = Route(through(GATEWAYS[4][0]), source=NODE[4])
+    state[RouteKey("fd00:67::/64")] = Route((Hop(GATEWAYS[6][0], "up0"),), source=NODE[6])
+    state[RouteKey("10.233.68.0/24")] = Route((Hop(link="up0"),))
+    state[RouteKey("fd00:68::/64")] = Route((Hop(link="up0"),), source=NODE[6])
     state[RouteKey("203.0.113.7/32", metric=50)] = via(4, 1)
     state[RouteKey("2001:db8:7::7/128", metric=50)] = via(6, 1)
     return state
@@ -109,8 +109,8 @@ def everything() -> State:
 def many(count: int = 1000) -> State:
     state: State = {}
     for number in range(count):
-        state[RouteKey(f"10.{number >> 8}.{number & 255}.0/24")] = Route((f"192.168.{number >> 8}.{number & 255 or 1}",))
-        state[RouteKey(f"fd01:0:0:{number + 1:x}::/64")] = Route((f"fd00:50::1:{number + 1:x}",))
+        state[RouteKey(f"10.{number >> 8}.{number & 255}.0/24")] = Route(through(f"192.168.{number >> 8}.{number & 255 or 1}"))
+        state[RouteKey(f"fd01:0:0:{number + 1:x}::/64")] = Route(through(f"fd00:50::1:{number + 1:x}"))
     return state
 
 
@@ -148,16 +148,25 @@ def test_what_was_written_is_observed_as_wanted_by_one_who_has_just_started(targ
 def test_links_and_sources_that_nobody_wants_are_told(target: RouteTarget) -> None:
     target.apply(creation(everything()))
     found = target.observe({})
-    assert found[RouteKey(PREFIX[4])] == Route(GATEWAYS[4][:1], link="up0")
-    assert found[RouteKey("fd00:68::/64")] == Route(link="up0", source=NODE[6])
+    assert found[RouteKey(PREFIX[4])] == Route((Hop(GATEWAYS[4][0], "up0"),))
+    assert found[RouteKey("fd00:68::/64")] == Route((Hop(link="up0"),), source=NODE[6])
 
 
-@pytest.mark.parametrize("wish", [{"link": "up1"}, {"source": "192.168.50.50"}, {"gateways": ("192.168.50.52",)}], ids=str)
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"hops": (Hop(GATEWAYS[4][0], "up1"),)},
+        {"hops": (Hop(GATEWAYS[4][0], "up0", onlink=True),)},
+        {"source": "192.168.50.50"},
+        {"hops": through("192.168.50.52")},
+    ],
+    ids=str,
+)
 def test_a_route_that_misses_what_is_wanted_of_it_is_told_as_it_is(target: RouteTarget, wish: dict[str, Any]) -> None:
     key = RouteKey(PREFIX[4])
     target.apply(creation({key: via(4)}))
-    wanted = Route(**{"gateways": GATEWAYS[4][:1]} | wish)
-    assert target.observe({key: wanted}) == {key: Route(GATEWAYS[4][:1], link="up0")}
+    wanted = Route(**{"hops": through(GATEWAYS[4][0])} | wish)
+    assert target.observe({key: wanted}) == {key: Route((Hop(GATEWAYS[4][0], "up0"),))}
 
 
 def test_applying_twice_changes_nothing(target: RouteTarget) -> None:
@@ -338,7 +347,7 @@ def test_routes_of_others_are_invisible(target: RouteTarget, family: Family) -> 
 
 def test_a_route_without_a_way_is_refused_by_name_and_its_neighbours_go_on(target: RouteTarget, family: Family) -> None:
     bad, good = RouteKey(PREFIX[family]), RouteKey(OTHER[family])
-    refused = target.apply(creation({bad: Route((NOWHERE[family],)), good: via(family)}))
+    refused = target.apply(creation({bad: Route(through(NOWHERE[family])), good: via(family)}))
     assert list(refused) == [bad]
     assert "no link of this node leads to its gateway" in refused[bad]
     assert target.observe({good: via(family)}) == {good: via(family)}
@@ -346,13 +355,13 @@ def test_a_route_without_a_way_is_refused_by_name_and_its_neighbours_go_on(targe
 
 def test_a_source_that_is_not_the_nodes_is_refused(target: RouteTarget, family: Family) -> None:
     key = RouteKey(PREFIX[family])
-    refused = target.apply(creation({key: Route(GATEWAYS[family][:1], source=NOWHERE[family])}))
+    refused = target.apply(creation({key: Route(through(GATEWAYS[family][0]), source=NOWHERE[family])}))
     assert "gateway or source address" in refused[key]
 
 
 def test_a_route_waits_for_its_link_and_holds_up_nobody(target: RouteTarget, family: Family) -> None:
     waits, goes = RouteKey(PREFIX[family]), RouteKey(OTHER[family])
-    state: State = {waits: Route(link="later0"), goes: via(family)}
+    state: State = {waits: Route((Hop(link="later0"),)), goes: via(family)}
     refused = target.apply(creation(state))
     assert refused.keys() == {waits}
     assert "its link is not there" in refused[waits]
@@ -412,7 +421,7 @@ def test_a_thousand_routes_are_a_thousand_messages_and_one_changed_one_is_one(ta
         assert target.apply([change]) == {}
         counted.append(target.sent - before)
     assert counted == [1, 1, 2], "made, deleted, and replaced after one look whether it is still ours"
-    assert target.observe({})[key] == Route(via(4).gateways, link="up0")
+    assert target.observe({})[key] == Route((Hop(GATEWAYS[4][0], "up0"),))
 
 
 def test_a_thousand_collisions_take_one_look_per_family(target: RouteTarget) -> None:
@@ -424,6 +433,6 @@ def test_a_thousand_collisions_take_one_look_per_family(target: RouteTarget) -> 
 
 
 def test_a_thousand_refusals_are_all_reported(target: RouteTarget) -> None:
-    bad: State = {key: Route((NOWHERE[4 if "." in key.prefix else 6],)) for key in many() if isinstance(key, RouteKey)}
+    bad: State = {key: Route(through(NOWHERE[4 if "." in key.prefix else 6])) for key in many() if isinstance(key, RouteKey)}
     assert target.apply(creation(bad)).keys() == bad.keys()
     assert [ours(family) for family in FAMILIES] == [[], []]

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kube_router.model.state import Change, Key, Value
-from kube_router.model.state.links import LinkKey, Route, RouteKey, Sysctl, SysctlKey
+from kube_router.model.state.links import LinkKey, Route, RouteKey, Sysctl, SysctlKey, through
 from kube_router.plan.diff import Delta, changes, diff
 from kube_router.plan.ledger import Ledger
 
 KEYS: list[Key] = [LinkKey("a"), RouteKey("10.0.0.0/24"), RouteKey("fd00::/64"), SysctlKey("net/x")]
 keys = st.sampled_from(KEYS)
-values: st.SearchStrategy[Value] = st.sampled_from([Sysctl("0"), Sysctl("1"), Route(("10.0.0.1",)), Route(("10.0.0.2",))])
+values: st.SearchStrategy[Value] = st.sampled_from([Sysctl("0"), Sysctl("1"), Route(through("10.0.0.1")), Route(through("10.0.0.2"))])
 states = st.dictionaries(keys, values)
 items = st.sampled_from([("service", "a"), ("service", "b"), ("node", "n")])
 priorities = st.sampled_from([(), (0,), (1,)])

@@ -11,7 +11,7 @@ from kube_router.control.fib import FibController
 from kube_router.control.routing import RoutingController
 from kube_router.model.objects import BestPath, CniFile, Interface, Kind, Name, Node
 from kube_router.model.state import Key, Value
-from kube_router.model.state.links import Link, LinkKey, Route, RouteKey
+from kube_router.model.state.links import Link, LinkKey, Route, RouteKey, through
 from kube_router.model.state.netfilter import Member, SetKey, SetMember, SetSpec
 from tests.engine import Node as LabNode
 from tests.engine import assert_law
@@ -21,7 +21,8 @@ OPTIONS = defaults(node_name="node1", enable_ipv6=True)
 node_names = st.sampled_from([Name("", n) for n in ("node1", "node2", "node3")])
 cidrs = st.lists(st.sampled_from(["10.233.64.0/24", "10.233.65.0/24", "fd00:64::/64", "fd00:65::/64"]), max_size=2, unique=True)
 addresses = st.lists(st.sampled_from(["192.168.50.50", "192.168.50.51", "fd00:50::50"]), max_size=2, unique=True)
-nodes = st.builds(Node, name=node_names, pod_cidrs=cidrs.map(tuple), addresses=addresses.map(tuple))
+published = st.sampled_from([(), (), ("10.7.0.1",), ("192.168.50.50",)])
+nodes = st.builds(Node, name=node_names, pod_cidrs=cidrs.map(tuple), addresses=addresses.map(tuple), datapath=published)
 links = st.builds(
     Interface,
     name=st.sampled_from([Name("", n) for n in ("lo", "up0", "veth1")]),
@@ -87,7 +88,7 @@ def test_one_path_among_a_thousand_writes_one_route():
     node.feed(BestPath(Name("", "10.1.7.0/24"), ("192.168.50.52",)))
     node.sync()
     assert [change.key for change in node.world.writes[before:]] == [RouteKey("10.1.7.0/24")]
-    assert node.world.state[RouteKey("10.1.7.0/24")] == Route(("192.168.50.52",))
+    assert node.world.state[RouteKey("10.1.7.0/24")] == Route(through("192.168.50.52"))
 
 
 def test_a_pod_that_comes_touches_no_route():
@@ -102,8 +103,8 @@ def test_a_pod_that_comes_touches_no_route():
 
 def test_strays_of_an_earlier_run_go_and_wanted_ones_are_adopted_unwritten():
     node = fib_node()
-    node.world.state[RouteKey("10.233.66.0/24")] = Route(("192.168.50.51",))
-    node.world.state[RouteKey("10.233.99.0/24")] = Route(("192.168.50.51",))
+    node.world.state[RouteKey("10.233.66.0/24")] = Route(through("192.168.50.51"))
+    node.world.state[RouteKey("10.233.99.0/24")] = Route(through("192.168.50.51"))
     node.feed(BestPath(Name("", "10.233.66.0/24"), ("192.168.50.51",)))
     node.settle()
     assert [change.key for change in node.world.writes] == [RouteKey("10.233.99.0/24")]

@@ -6,7 +6,7 @@ import pytest
 
 from kube_router.desired.routing.fib import refusal, route, surroundings
 from kube_router.model.objects import BestPath, Interface, Name, Node
-from kube_router.model.state.links import Route, RouteKey
+from kube_router.model.state.links import Route, RouteKey, through
 
 NODE = Node(Name("", "node1"), pod_cidrs=("10.233.64.0/24", "fd00:64::/64"), addresses=("192.168.50.50", "fd00:50::50"))
 LINKS = (
@@ -33,7 +33,7 @@ def path(prefix: str, *hops: str) -> BestPath:
     ],
 )
 def test_next_hops_on_our_networks_become_one_route(learned, gateways):
-    assert route(learned, AROUND).state == {RouteKey(learned.prefix): Route(gateways=gateways)}
+    assert route(learned, AROUND).state == {RouteKey(learned.prefix): Route(through(*gateways))}
 
 
 @pytest.mark.parametrize(

@@ -109,9 +109,9 @@ class Watchers:
         """What the kernel routes for us, as the paths that it came from."""
         routes = self._targets.routes.observe({}).items()
         return [
-            BestPath(Name("", key.prefix), route.gateways)
+            BestPath(Name("", key.prefix), tuple(hop.gateway for hop in route.hops if hop.gateway))
             for key, route in routes
-            if isinstance(key, RouteKey) and isinstance(route, Route) and route.gateways
+            if isinstance(key, RouteKey) and isinstance(route, Route)
         ]
 
     def _bgp_samples(self) -> list[Sample]:

@@ -7,7 +7,7 @@ It refuses to know who owns a route: that is a matter of protocol numbers, and o
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from kube_router.codec.netlink import CREATE, DUMP, EXCLUSIVE, REPLACE, REQUEST, U32, Message, Reply, attributes
@@ -41,18 +41,26 @@ _ANY_SCOPE: Final = 255  # RT_SCOPE_NOWHERE: of a deletion, "whatever its scope"
 _UNICAST: Final = 1  # RTN_UNICAST
 _CLONED: Final = 0x200  # RTM_F_CLONED: the kernel's notes about single destinations, not routes
 _FIB_MATCH: Final = 0x2000  # RTM_F_FIB_MATCH: tell the route of the table, not what came of it for this destination
+_ONLINK: Final = 4  # RTNH_F_ONLINK
 _HOP: Final = struct.Struct("=HBBi")  # rtnexthop: length, flags, weight, link
 
 
+class NextHop(NamedTuple):
+    """One way on: a gateway ("" for none), a link's index (0 for none), and whether the gateway is on the link whatever its addresses."""
+
+    gateway: str = ""
+    link: int = 0
+    onlink: bool = False
+
+
 class Found(NamedTuple):
-    """A route of a dump. `metric` 0 is the family's default; `link` is 0 and `source` "" where it names none."""
+    """A route of a dump. `metric` 0 is the family's default; `hops` are sorted; `source` is "" where it names none."""
 
     prefix: str
     table: int
     protocol: int
     metric: int
-    gateways: tuple[str, ...]
-    link: int
+    hops: tuple[NextHop, ...]
     source: str
 
 
@@ -62,28 +70,31 @@ def new_route(
     table: int,
     protocol: int,
     metric: int = 0,
-    gateways: Sequence[str] = (),
-    link: int = 0,
+    hops: Sequence[NextHop] = (),
     source: str = "",
     replace: bool = False,
 ) -> Message:
     """Makes a route; EEXIST where one of the same prefix, table and metric stands, unless `replace` puts it in that one's place."""
     family = family_of(prefix)
     body = _identity(prefix, family, table, metric)
-    if len(gateways) == 1:
-        body += address_attribute(RTA_GATEWAY, packed(gateways[0], family))
-    elif gateways:
-        body += _multipath(gateways, family)
-    if link:
-        body += number_attribute(RTA_OIF, link)
+    flags = 0
+    if len(hops) == 1:
+        gateway, link, onlink = hops[0]
+        if gateway:
+            body += address_attribute(RTA_GATEWAY, packed(gateway, family))
+        if link:
+            body += number_attribute(RTA_OIF, link)
+        flags = _ONLINK if onlink else 0
+    elif hops:
+        body += _multipath(hops, family)
     if source:
         body += address_attribute(RTA_PREFSRC, packed(source, family))
-    head = _head(prefix, family, table, protocol=protocol, scope=0, kind=_UNICAST)
+    head = _head(prefix, family, table, protocol=protocol, scope=0, kind=_UNICAST, flags=flags)
     return Message(NEW_ROUTE, REQUEST | CREATE | (REPLACE if replace else EXCLUSIVE), head + body)
 
 
 def delete_route(prefix: str, *, table: int, protocol: int, metric: int = 0) -> Message:
-    """Takes a route of this protocol away, all its next hops at once; ESRCH where there is none."""
+    """Takes a route of this protocol (0: whatever its protocol) away, all its next hops at once; ESRCH where there is none."""
     family = family_of(prefix)
     head = _head(prefix, family, table, protocol=protocol, scope=_ANY_SCOPE if family == 4 else 0, kind=0)
     return Message(DELETE_ROUTE, REQUEST, head + _identity(prefix, family, table, metric))
@@ -118,15 +129,14 @@ def parse_route(reply: Reply) -> Found | None:
         table=table,
         protocol=protocol,
         metric=0 if metric == _DEFAULT_METRIC[family] else metric,
-        gateways=tuple(sorted(_gateways(found, family))),
-        link=U32.unpack(found[RTA_OIF])[0] if RTA_OIF in found else 0,
+        hops=tuple(sorted(_hops(found, family, flags))),
         source=text(found[RTA_PREFSRC], family) if RTA_PREFSRC in found else "",
     )
 
 
-def _head(prefix: str, family: Family, table: int, *, protocol: int, scope: int, kind: int) -> bytes:
+def _head(prefix: str, family: Family, table: int, *, protocol: int, scope: int, kind: int, flags: int = 0) -> bytes:
     length = int(prefix.rpartition("/")[2])
-    return ROUTE_MESSAGE.pack(AF[family], length, 0, 0, table if table < 256 else 0, protocol, scope, kind, 0)
+    return ROUTE_MESSAGE.pack(AF[family], length, 0, 0, table if table < 256 else 0, protocol, scope, kind, flags)
 
 
 def _identity(prefix: str, family: Family, table: int, metric: int) -> bytes:
@@ -137,25 +147,26 @@ def _identity(prefix: str, family: Family, table: int, metric: int) -> bytes:
     return body if table < 256 else body + number_attribute(RTA_TABLE, table)
 
 
-def _multipath(gateways: Sequence[str], family: Family) -> bytes:
+def _multipath(ways: Sequence[NextHop], family: Family) -> bytes:
     hops = b""
-    for gateway in gateways:
-        hop = address_attribute(RTA_GATEWAY, packed(gateway, family))
-        hops += _HOP.pack(_HOP.size + len(hop), 0, 0, 0) + hop
+    for gateway, link, onlink in ways:
+        hop = address_attribute(RTA_GATEWAY, packed(gateway, family)) if gateway else b""
+        hops += _HOP.pack(_HOP.size + len(hop), _ONLINK if onlink else 0, 0, link) + hop
     return address_attribute(RTA_MULTIPATH, hops)  # every hop is a multiple of 4 octets
 
 
-def _gateways(found: dict[int, memoryview], family: Family) -> list[str]:
-    if RTA_GATEWAY in found:
-        return [text(found[RTA_GATEWAY], family)]
-    hops = found.get(RTA_MULTIPATH, memoryview(b""))
-    gateways = []
+def _hops(found: dict[int, memoryview], family: Family, flags: int) -> Iterator[NextHop]:
+    hops = found.get(RTA_MULTIPATH)
+    if hops is None:
+        link = U32.unpack(found[RTA_OIF])[0] if RTA_OIF in found else 0
+        gateway = text(found[RTA_GATEWAY], family) if RTA_GATEWAY in found else ""
+        if link or gateway:
+            yield NextHop(gateway, link, bool(flags & _ONLINK))
+        return
     while len(hops) >= _HOP.size:
-        length, _, _, _ = _HOP.unpack_from(hops)
+        length, marks, _, link = _HOP.unpack_from(hops)
         if not _HOP.size <= length <= len(hops):
             raise ValueError(f"next hop of {length} octets of {len(hops)}")
-        gateway = attributes(hops[_HOP.size : length]).get(RTA_GATEWAY)
-        if gateway is not None:
-            gateways.append(text(gateway, family))
+        via = attributes(hops[_HOP.size : length]).get(RTA_GATEWAY)
+        yield NextHop("" if via is None else text(via, family), link, bool(marks & _ONLINK))
         hops = hops[(length + 3) & ~3 :]
-    return gateways

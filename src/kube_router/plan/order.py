@@ -24,8 +24,9 @@ from kube_router.model.state.bgp import (
 )
 from kube_router.model.state.cluster import AnnotationKey
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
-from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, SysctlKey
+from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, RuleKey, SysctlKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
+from kube_router.model.state.tunnels import FdbKey, FouKey, NeighbourKey, TunnelKey
 
 Action = Literal["put", "delete"]
 
@@ -45,6 +46,10 @@ GATES: Final = frozenset(names.set_name(name, family) for name in (names.ISOLATE
 
 ORDER: Final[tuple[Row, ...]] = (
     Row(LinkKey, "put", "addresses and routes need their link; CNI plugins need the bridge"),
+    Row(FouKey, "put", "the other end may send as soon as it has its tunnel"),
+    Row(TunnelKey, "put", "entries and routes need their tunnel"),
+    Row(FdbKey, "put", "where a node is, before packets look for it"),
+    Row(NeighbourKey, "put", "nobody answers on a tunnel: without its entry a route leads nowhere"),
     Row(SysctlKey, "put", "the first packet through a new link, rule or service already needs them"),
     Row(SetKey, "put", "members and rules name sets that must exist"),
     Row(VirtualServerKey, "put", "the kernel refuses a destination without its service (ESRCH)"),
@@ -56,6 +61,7 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(SetMember, "put", "so do these packets: until their chains stand they are judged as before", GATES),
     Row(AddressKey, "put", "an address draws packets: service, members and rules stand by now, no host process answers"),
     Row(RouteKey, "put", "a route draws packets too; it may use an address as source"),
+    Row(RuleKey, "put", "packets look into a table once its routes stand"),
     Row(FileKey, "put", "runtimes start pods as soon as they see the file: the bridge and its rules stand"),
     Row(AnnotationKey, "put", "others send to these addresses: links and routes stand"),
     Row(SpeakerKey, "put", "nothing else can be told to a speaker that has not started"),
@@ -74,7 +80,12 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(SpeakerKey, "delete", "stopping the speaker ends every session"),
     Row(AnnotationKey, "delete", "others stop sending first"),
     Row(FileKey, "delete", "no new pod starts on a network that goes"),
+    Row(RuleKey, "delete", "nobody looks into a table that is emptied next"),
     Row(RouteKey, "delete", "stop drawing packets first"),
+    Row(NeighbourKey, "delete", "once no route leads to it"),
+    Row(FdbKey, "delete", "as the neighbours behind it"),
+    Row(TunnelKey, "delete", "once no route goes over it: new ones have taken their place by now"),
+    Row(FouKey, "delete", "once no tunnel of ours would be answered there"),
     Row(AddressKey, "delete", "the address goes before what serves it"),
     Row(JumpKey, "delete", "a chain in use cannot go"),
     Row(ChainKey, "delete", "after the jump; before the sets that it names"),

@@ -4,7 +4,11 @@
 |----------------------|---------------------------------------------------------------------------------------------|
 | link                 | its name is one of ours                                                                     |
 | address              | it is on `kube-dummy-if`, which is ours alone, and not link-local                           |
-| route                | its protocol number is 17 in a table of ours                                                |
+| route                | its protocol number is 17 in a table of ours; in table 77 also one over a tunnel of ours     |
+| tunnel               | its name is one of ours and it is a tunnel: `tun-` and 11 hex digits, `kube-vxlan`           |
+| neighbour, fdb entry | it is permanent, on `kube-vxlan`                                                            |
+| listener (FOU)       | it takes in GUE on the configured port, or on one that a tunnel of ours sends to             |
+| policy rule          | it sends packets of a source, and nothing else about them, into table 77                    |
 | sysctl, file         | never: others share them; we only say which values or parts we want                         |
 | set                  | its name is one of ours, or has a prefix of ours (IPv6 twins carry "inet6:" before it)       |
 | chain                | its name is one of ours, or has a prefix of ours                                            |
@@ -37,8 +41,9 @@ from kube_router.model.state.bgp import (
 )
 from kube_router.model.state.cluster import AnnotationKey
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
-from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, SysctlKey
+from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, RuleKey, SysctlKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
+from kube_router.model.state.tunnels import FdbKey, FouKey, NeighbourKey, TunnelKey
 
 ROUTING: Final = "routing"  # bridge, CNI, sets of nodes and pods, egress
 SPEAKER: Final = "speaker"  # what the BGP speaker is told
@@ -82,6 +87,9 @@ _BY_KIND: Final[dict[type[Key], str]] = {
     VirtualServerKey: PROXY,
     DestinationKey: PROXY,
     RouteKey: FIB,
+    FouKey: FIB,
+    FdbKey: FIB,
+    NeighbourKey: FIB,
     SpeakerKey: SPEAKER,
     NeighborKey: SPEAKER,
     DefinedSetKey: SPEAKER,
@@ -129,6 +137,10 @@ def owner(key: Key) -> str | None:
             return chain_owner(name)
         case LinkKey(name=name):
             return LINKS.get(name)
+        case TunnelKey(name=name):
+            return FIB if names.is_tunnel(name) else None
+        case RuleKey(table=table):
+            return FIB if table == names.OVERLAY_TABLE else None
         case SysctlKey() | FileKey():
             return None
         case _:

@@ -1,9 +1,12 @@
-"""Routes of ours (protocol 17) in the main table, through batched rtnetlink messages.
+"""Routes of ours in the main table (protocol 17) and in the overlay's table, through batched rtnetlink messages.
 
 A new route is made exclusively: where another's route to the same prefix stands, ours is refused, never laid over it. (A route
 of another metric is another route to the kernel and to us: an administrator's fallback of higher metric may stand beside ours.)
 A route of ours that changes is replaced in one message, so that no packet finds it missing; since the kernel's replacing does
 not ask whose route it replaces, we look first whether it is still ours.
+
+The overlay's table (77) bears our name: in it everything over a tunnel of ours is ours too, whatever its protocol, for the original
+leaves that to the kernel. A route in it is replaced without a look.
 """
 
 from __future__ import annotations
@@ -19,11 +22,11 @@ from kube_router.codec import routes as codec
 from kube_router.codec.netlink import Message
 from kube_router.kit.errors import Busy
 from kube_router.kit.net import FAMILIES, Family, family_of
-from kube_router.model.names import ROUTE_PROTOCOL
+from kube_router.model.names import OVERLAY_TABLE, ROUTE_PROTOCOL, is_tunnel
 from kube_router.model.state import Change, Key, Value
-from kube_router.model.state.links import Route, RouteKey
+from kube_router.model.state.links import Hop, Route, RouteKey
 
-TABLES: Final = (254,)  # RT_TABLE_MAIN; the tables in which protocol 17 is ours
+TABLES: Final = (254, OVERLAY_TABLE)  # RT_TABLE_MAIN; the tables in which protocol 17 is ours
 
 _ABSENT: Final = frozenset({errno.ESRCH, errno.ENOENT})
 _WORDS: Final = {
@@ -77,7 +80,7 @@ class RouteTarget:
         again = []
         for change in collided:
             found = standing.get(_of(change))
-            if found is None or found.protocol == ROUTE_PROTOCOL:
+            if found is None or _is_ours(found, links):
                 if found is None or _as_wished(_route(found, links), change.after) != change.after:
                     again.append(change)
             else:
@@ -103,10 +106,14 @@ class RouteTarget:
         return failed
 
     def _still_ours(self, keys: Iterable[RouteKey]) -> set[RouteKey]:
-        """Those that a route of ours is found under at once. Of the others some may be ours too (a longer prefix or a lower metric comes
-        first for the same address): they are then made as if they were new, and what they collide with is looked at."""
+        """Those that a route of ours is found under at once; in the overlay's table all. Of the others some may be ours too (a longer prefix
+        or a lower metric comes first for the same address): they are then made as if they were new, and what they collide with is
+        looked at."""
         ours: set[RouteKey] = set()
         for key in keys:
+            if key.table == OVERLAY_TABLE:
+                ours.add(key)
+                continue
             try:
                 found = codec.parse_route(self._socket.ask(codec.look_up(key.prefix)))
             except OSError:
@@ -116,10 +123,11 @@ class RouteTarget:
         return ours
 
     def _ours(self, families: Iterable[Family]) -> dict[RouteKey, Route]:
-        found = (route for family in families for table in TABLES for route in self._dump(family, table, ROUTE_PROTOCOL))
+        wanted = ((table, 0 if table == OVERLAY_TABLE else ROUTE_PROTOCOL) for table in TABLES)
+        found = (route for table, protocol in wanted for family in families for route in self._dump(family, table, protocol))
         links = _Links()
         # Looked at again: a kernel that does not filter would have us take others' routes for ours.
-        return {_key(route): _route(route, links) for route in found if route.protocol == ROUTE_PROTOCOL}
+        return {_key(route): _route(route, links) for route in found if _is_ours(route, links)}
 
     def _standing(self, changes: Iterable[Change]) -> dict[RouteKey, codec.Found]:
         """All routes, whoever's, of the families and tables of these changes."""
@@ -143,10 +151,11 @@ def _message(change: Change, *, replace: bool) -> Message | None:
     """The message that makes the change; None when the route's link is not there."""
     key, wish = _of(change), change.after
     if wish is None:
-        return codec.delete_route(key.prefix, table=key.table, protocol=ROUTE_PROTOCOL, metric=key.metric)
+        protocol = 0 if key.table == OVERLAY_TABLE else ROUTE_PROTOCOL
+        return codec.delete_route(key.prefix, table=key.table, protocol=protocol, metric=key.metric)
     assert isinstance(wish, Route)
     try:
-        link = if_nametoindex(wish.link) if wish.link else 0
+        hops = [codec.NextHop(hop.gateway, if_nametoindex(hop.link) if hop.link else 0, hop.onlink) for hop in wish.hops]
     except OSError:
         return None
     return codec.new_route(
@@ -154,8 +163,7 @@ def _message(change: Change, *, replace: bool) -> Message | None:
         table=key.table,
         protocol=ROUTE_PROTOCOL,
         metric=key.metric,
-        gateways=wish.gateways,
-        link=link,
+        hops=hops,
         source=wish.source,
         replace=replace,
     )
@@ -185,20 +193,31 @@ class _Links(dict[int, str]):
         return self[index]
 
 
+def _is_ours(route: codec.Found, links: _Links) -> bool:
+    if route.protocol == ROUTE_PROTOCOL:
+        return True
+    return route.table == OVERLAY_TABLE and any(is_tunnel(links[hop.link]) for hop in route.hops)
+
+
 def _route(route: codec.Found, links: _Links) -> Route:
-    return Route(route.gateways, link=links[route.link], source=route.source)
+    hops = sorted(Hop(hop.gateway, links[hop.link], hop.onlink) for hop in route.hops)
+    return Route(tuple(hops), source=route.source)
 
 
 def _as_wished(found: Route, wish: Value | None) -> Route:
     """The found route as wanted where it meets what is wanted: a link or source that we leave open is not compared."""
-    if not isinstance(wish, Route) or found.gateways != wish.gateways:
+    if not isinstance(wish, Route) or len(found.hops) != len(wish.hops) or wish.source not in ("", found.source):
         return found
-    return wish if wish.link in ("", found.link) and wish.source in ("", found.source) else found
+    return wish if all(_meets(*pair) for pair in zip(found.hops, wish.hops, strict=True)) else found
+
+
+def _meets(found: Hop, wish: Hop) -> bool:
+    return found.gateway == wish.gateway and wish.link in ("", found.link) and (found.onlink or not wish.onlink)
 
 
 def _described(route: codec.Found, links: _Links) -> str:
     whose = codec.PROTOCOL_NAMES.get(route.protocol, str(route.protocol))
-    way = [f"via {gateway}" for gateway in route.gateways] or [f"dev {links[route.link]}"] * bool(route.link)
+    way = [f"via {hop.gateway}" if hop.gateway else f"dev {links[hop.link]}" for hop in route.hops]
     return " ".join((route.prefix, *way, "proto", whose))
 
 

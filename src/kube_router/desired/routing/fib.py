@@ -12,15 +12,17 @@ import ipaddress
 import msgspec
 
 from kube_router.desired import NOTHING, Desired
+from kube_router.desired.routing.datapath import all_addresses
 from kube_router.kit.net import FAMILIES, Family, contains, family_of, network
 from kube_router.model.objects import BestPath, Interface, Node
 from kube_router.model.state import Key, Value
-from kube_router.model.state.links import Route, RouteKey
+from kube_router.model.state.links import Route, RouteKey, through
 
 
 class Surroundings(msgspec.Struct, frozen=True):
-    """What of this node decides over a route. `subnets`: networks of the links that hold the node's addresses; `connected`:
-    networks of all its links; `own`: its pod ranges; `addresses`: all its addresses; `families`: those that are switched on."""
+    """What of this node decides over a route. `subnets`: networks of the links that hold the node's addresses, published ones
+    included; `connected`: networks of all its links; `own`: its pod ranges; `addresses`: all its addresses; `families`: those that
+    are switched on."""
 
     subnets: tuple[str, ...] = ()
     connected: frozenset[str] = frozenset()
@@ -31,7 +33,7 @@ class Surroundings(msgspec.Struct, frozen=True):
 
 def surroundings(node: Node | None, interfaces: tuple[Interface, ...], *, families: tuple[Family, ...] = FAMILIES) -> Surroundings:
     """Surroundings of a node with these links."""
-    wanted = frozenset(node.addresses) if node else frozenset()
+    wanted = frozenset(all_addresses(node)) if node else frozenset()
     subnets: set[str] = set()
     connected: set[str] = set()
     addresses: set[str] = set()
@@ -61,10 +63,10 @@ def route(path: BestPath | None, around: Surroundings) -> Desired:
     """The route to a learned prefix: through those next hops that are on a network of ours, several as one multipath route."""
     if path is None or refusal(path.prefix, around):
         return NOTHING
-    gateways = tuple(sorted(hop for hop in path.next_hops if _usable(hop, path.prefix, around)))
+    gateways = [hop for hop in path.next_hops if _usable(hop, path.prefix, around)]
     if not gateways:
         return NOTHING
-    state: dict[Key, Value] = {RouteKey(path.prefix): Route(gateways=gateways)}
+    state: dict[Key, Value] = {RouteKey(path.prefix): Route(through(*gateways))}
     return Desired(state)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from kube_router.model.state import Key, Value
 
 
@@ -51,12 +53,36 @@ class RouteKey(Key, frozen=True):
     metric: int = 0
 
 
-class Route(Value, frozen=True):
-    """`gateways`: sorted next hops, several make one multipath route; `link` "" leaves the link to the gateway's own route."""
+class Hop(NamedTuple):
+    """One way on. `gateway` "": straight over the link; `link` "": left to the gateway's own route. `onlink`: the gateway is to be
+    found on the link whatever the link's addresses say (RTNH_F_ONLINK)."""
 
-    gateways: tuple[str, ...] = ()
+    gateway: str = ""
     link: str = ""
+    onlink: bool = False
+
+
+class Route(Value, frozen=True):
+    """`hops`: sorted, several make one multipath route; `source` "" leaves the source address to the kernel."""
+
+    hops: tuple[Hop, ...] = ()
     source: str = ""
+
+
+def through(*gateways: str) -> tuple[Hop, ...]:
+    """Hops through gateways, over whatever links these are reached."""
+    return tuple(Hop(gateway) for gateway in sorted(gateways))
+
+
+class RuleKey(Key, frozen=True):
+    """A policy routing rule: packets from `source` (a canonical CIDR) look into `table`."""
+
+    source: str
+    table: int
+
+
+class Rule(Value, frozen=True):
+    """Nothing beside its key: the kernel chooses the priority, below those that are there."""
 
 
 class SysctlKey(Key, frozen=True):
