@@ -125,8 +125,15 @@ def test_u099_nobody_but_this_node_can_reach_the_speakers_api() -> None:
     assert "--pprof-disable" in containers()["gobgpd"]["args"]
 
 
+def test_u076_the_daemon_looks_for_plugins_where_the_init_container_puts_them() -> None:
+    folders = {mount["name"]: mount["mountPath"] for mount in containers()["install-cni"]["volumeMounts"]}
+    seen = {mount["name"]: mount["mountPath"] for mount in containers()["kube-router"]["volumeMounts"]}
+    assert seen["cni-plugins"] in options().cni_folders
+    assert folders["cni-plugins"] == containers()["install-cni"]["args"][-1] == seen["cni-plugins"]
+
+
 def test_what_is_to_survive_a_pod_is_kept_on_the_node() -> None:
-    (state,) = (mount["name"] for mount in containers()["kube-router"]["volumeMounts"] if mount["mountPath"] == "/var/lib/kube-router")
+    (state,) = (mount["name"] for mount in containers()["kube-router"]["volumeMounts"] if mount["mountPath"] == options().state_dir)
     assert "hostPath" in next(volume for volume in pod()["volumes"] if volume["name"] == state)
 
 
