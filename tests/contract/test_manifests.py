@@ -166,6 +166,7 @@ def used() -> Iterator[tuple[str, str, str]]:
             yield from ((group, parts[-1], verb) for verb in ("list", "watch"))
     yield from (("", "events", verb) for verb in ("create", "patch"))
     yield ("", "nodes", "patch")  # apply/apiserver/annotations.py
+    yield ("", "nodes", "get")  # watch/stream.py, before a first or an empty list is believed
 
 
 def test_rights_are_exactly_those_that_the_program_uses() -> None:

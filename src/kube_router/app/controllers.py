@@ -18,6 +18,7 @@ from kube_router.control.netpol import NetpolController
 from kube_router.control.proxy import ProxyController
 from kube_router.control.routing import RoutingController
 from kube_router.control.speaker import SpeakerController
+from kube_router.control.stranded import StrandedController
 from kube_router.model.state import Key
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import LinkKey
@@ -39,6 +40,8 @@ def running(options: Options) -> Iterator[Running]:
         yield Running(SpeakerController(options), options.routes_sync_period)
         yield Running(FibController(options), options.injected_routes_sync_period)
         yield Running(DatapathController(options), _LOOK_AT_OWN_NODE)
+        if options.enable_cni:
+            yield Running(StrandedController(options), options.routes_sync_period)
     if options.run_service_proxy:
         yield Running(ProxyController(options, kernel=kernel_version()), options.ipvs_sync_period)
     if options.run_firewall:

@@ -23,6 +23,7 @@ from kube_router.watch.cni import CniWatch
 from kube_router.watch.interfaces import Dumper, InterfaceWatch
 from kube_router.watch.speaker import SpeakerWatch
 
+_ALL_PODS: Final = frozenset({Kind.POD, Kind.NETWORK_POLICY})  # who judges traffic between pods knows those of other nodes
 _HOST_KINDS: Final = frozenset({Kind.INTERFACE, Kind.BEST_PATH, Kind.CNI_FILE})
 
 
@@ -53,7 +54,8 @@ class Watchers:
         of = {runner.name: runner for runner in runners}
         kinds = frozenset(kind for runner in of.values() for kind in runner.cycle.controller.reads)
         tasks: set[asyncio.Task[None]] = set()
-        self._api = ApiWatch(self._client, kinds - _HOST_KINDS, own_node=self._options.node_name)
+        own_pods_only = not any(runner.cycle.controller.reads >= _ALL_PODS for runner in of.values())
+        self._api = ApiWatch(self._client, kinds - _HOST_KINDS, own_node=self._options.node_name, own_pods_only=own_pods_only)
         self._api.start(asyncio.get_running_loop(), inbox, failed)
         if Kind.INTERFACE in kinds:
             self._links = InterfaceWatch(inbox, inbox.disturbed, dumper=_rtnetlink)

@@ -48,6 +48,7 @@ from kube_router.model.state.tunnels import FdbKey, FouKey, NeighbourKey, Tunnel
 ROUTING: Final = "routing"  # bridge, CNI, sets of nodes and pods, egress
 SPEAKER: Final = "speaker"  # what the BGP speaker is told
 FIB: Final = "fib"  # routes learned from the speaker
+STRANDED: Final = "stranded"  # owns nothing: tells of pods whose range is gone
 DATAPATH: Final = "datapath"  # what this node tells others about itself
 PROXY: Final = "proxy"
 NETPOL: Final = "netpol"

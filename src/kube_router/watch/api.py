@@ -48,6 +48,7 @@ class ApiWatch:
         kinds: Iterable[Kind],
         *,
         own_node: str,
+        own_pods_only: bool = False,
         timing: Timing = _DEFAULT_TIMING,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random,
@@ -55,8 +56,9 @@ class ApiWatch:
         self._gate = Gate(timing.backoff, clock=clock, random=chance)
         self._feeds: list[_KindFeed] = []
         for kind in sorted(set(kinds), key=lambda kind: kind.value):
-            feed = _KindFeed(kind, sources(kind), linger=timing.linger)
-            for number, source in enumerate(sources(kind)):
+            places = sources(kind, pods_of=own_node if own_pods_only else "")
+            feed = _KindFeed(kind, places, linger=timing.linger)
+            for number, source in enumerate(places):
                 feed.streams.append(
                     Stream(
                         source,

@@ -4,6 +4,7 @@
   said in one selector, so there are two sources.
 - Headless Services have no address to serve: left out by field selector, and by label where their owner says so. Their slices,
   which churn most in many clusters, bear the label since Kubernetes puts it there itself.
+- Pods of other nodes are for whoever judges traffic between pods; others name their node and get its pods alone.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ _SOURCES: Final[dict[Kind, tuple[Source, ...]]] = {
 }
 
 
-def sources(kind: Kind) -> tuple[Source, ...]:
-    """All sources of a kind, which together hold every object of it that concerns us; KeyError for kinds the API does not have."""
+def sources(kind: Kind, *, pods_of: str = "") -> tuple[Source, ...]:
+    """All sources of a kind, which together hold every object of it that concerns us; KeyError for kinds the API does not have.
+
+    `pods_of` names the one node whose pods matter; "" for those of all.
+    """
+    if kind is Kind.POD and pods_of:
+        return (_SOURCES[Kind.POD][0]._replace(fields=f"spec.nodeName={pods_of}"),)
     return _SOURCES[kind]

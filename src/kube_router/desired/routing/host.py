@@ -60,7 +60,7 @@ def host(node: Node | None, interfaces: tuple[Interface, ...], cni: CniFile | No
 
 def _notes(about: Ref, *, node: Node | None, ranges: tuple[str, ...], mtu: PodMtu, cni: CniFile | None, options: Options) -> Iterator[Note]:
     if node and not ranges:
-        advice = "let the controller manager allocate node CIDRs"
+        advice = "let the controller manager allocate node CIDRs, or set the annotation kube-router.io/pod-cidrs"
         yield Note(about, "NoPodCIDR", f"spec.podCIDRs holds no range of an enabled address family; {advice}")
     if mtu.bridge:
         yield Note(about, "MTU", f"MTU of {BRIDGE} and pods: {mtu.bridge}, {mtu.source}", quiet=True)
