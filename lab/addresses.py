@@ -1,6 +1,7 @@
 """Where everything stands: the walkthrough's cluster, and more nodes by the same rule. Pure.
 
     192.168.50.0/24  fd00:50::/64     segment a: nodes, the API server (.10), an external BGP router (.2), the router (.1)
+                                      and, where a cluster asks for them, FRR (.3) and BIRD (.4) here or elsewhere
     192.168.60.0/24  fd00:60::/64     segment b, behind the router: nodes of another subnet
     192.0.2.0/24     2001:db8:2::/64  outside: an off-cluster client (.10) and the world (.80)
 
@@ -71,7 +72,14 @@ def node_hosts(count: int, segments: Mapping[str, str]) -> list[Host]:
     return [Host(name, SEGMENTS[segments.get(name, "a")], 49 + number, files=True) for number, name in enumerate(names, start=1)]
 
 
+def router_hosts(segments: Mapping[str, str]) -> list[Host]:
+    """External BGP routers by name ("frr", "bird"), each on the segment that is named."""
+    return [Host(name, SEGMENTS[segment], ROUTERS[name], files=True) for name, segment in segments.items()]
+
+
 API = Host("api", SEGMENTS["a"], 10)
 PEER = Host("peer", SEGMENTS["a"], 2, files=True)
+ROUTERS = {"frr": 3, "bird": 4}  # host numbers of other people's BGP routers, on whichever segment
+ROUTER_ASNS = {"frr": 64601, "bird": 64602}
 CLIENT = Host("client", SEGMENTS["outside"], 10)
 WORLD = Host("world", SEGMENTS["outside"], 80)

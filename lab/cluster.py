@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from lab.addresses import API, API_PORT, CLIENT, PEER, WORLD, Host, node_hosts, pod_cidrs
+from lab.addresses import API, API_PORT, CLIENT, PEER, ROUTER_ASNS, WORLD, Host, node_hosts, pod_cidrs, router_hosts
 from lab.allocate import ServiceAllocator
 from lab.api.kinds import Json
 from lab.api.objects import Objects
@@ -34,6 +34,9 @@ from lab.manifests import api_service
 from lab.node import Node, open_in
 from lab.probe import PATIENCE, Reply, Target, Verdict, ask_all, parse_target
 from lab.processes import Speaker
+from lab.routers.bird import Bird
+from lab.routers.frr import Frr
+from lab.routers.model import Router
 from lab.slices import is_ready
 from lab.space import Space, inside, together
 from lab.topology import FORWARDING, UPLINK, Topology
@@ -48,7 +51,8 @@ IPV6_FLAGS = ("--enable-ipv6", "--service-cluster-ip-range=fd00:233::/112")
 class Cluster:
     """Nodes, wires, an API server and the players of kubelet and controller manager. A context: leaving it ends everything.
 
-    ``segments`` puts nodes on another segment ({"node3": "b"}); ``iptables`` is the front-end that the kubelets speak to
+    ``segments`` puts nodes on another segment ({"node3": "b"}); ``routers`` stands other people's BGP routers on segments
+    ({"frr": "a", "bird": "outside"}), not yet started; ``iptables`` is the front-end that the kubelets speak to
     ("nft" or "legacy"); ``speaker`` is the gobgpd to run; ``work`` is where logs go (else a temporary folder, removed at
     the end); ``service`` and ``registered`` say whether the Service ``kubernetes`` and the Node objects exist from the start.
     """
@@ -59,6 +63,7 @@ class Cluster:
         nodes: int = 3,
         ipv6: bool = True,
         segments: Mapping[str, str] | None = None,
+        routers: Mapping[str, str] | None = None,
         iptables: str = "nft",
         speaker: str = SPEAKER,
         work: Path | None = None,
@@ -74,7 +79,7 @@ class Cluster:
         self.nodes: dict[str, Node] = {}
         self._opened: list[Capture | Stream | Flow] = []
         try:
-            self._build(node_hosts(nodes, segments or {}), iptables, speaker, bookmark_every)
+            self._build(node_hosts(nodes, segments or {}), router_hosts(routers or {}), iptables, speaker, bookmark_every)
             if service:
                 self.apply(*api_service())
             if registered:
@@ -84,8 +89,9 @@ class Cluster:
             self.space.close()
             raise
 
-    def _build(self, hosts: Sequence[Host], iptables: str, speaker: str, bookmark_every: float) -> None:
-        self.topology = Topology(self.space, [*hosts, API, PEER, CLIENT, WORLD], families=self.families)
+    def _build(self, hosts: Sequence[Host], routers: Sequence[Host], iptables: str, speaker: str, bookmark_every: float) -> None:
+        self.topology = Topology(self.space, [*hosts, *routers, API, PEER, CLIENT, WORLD], families=self.families)
+        self.routers = {host.name: self._router(host) for host in routers}
         self.objects = Objects(Store())
         ServiceAllocator(self.objects.store)
         self.api = ApiServer(self.objects.store, bookmark_every=bookmark_every).start()
@@ -105,6 +111,12 @@ class Cluster:
             addresses = [host.address(family) for family in self.families]
             kubelet = Kubelet(self.objects, space, node=host.name, addresses=addresses, echo=self.echo).start()
             self.nodes[host.name] = Node(host.name, self, space=space, kubelet=kubelet, addresses=addresses, speaker=speaker)
+
+    def _router(self, host: Host) -> Router:
+        space = self.topology.spaces[host.name]
+        space.sysctl(FORWARDING)
+        made = Frr if host.name == "frr" else Bird
+        return made(space, host, asn=ROUTER_ASNS[host.name], work=self.work)
 
     # life
 

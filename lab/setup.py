@@ -26,6 +26,9 @@ VENV = REPOSITORY / ".venv"
 CACHE = REPOSITORY / ".cache"
 GOBGP_V4 = CACHE / "gobgp-v4"
 
+# what the packages would have systemd run; the lab starts these programs itself, in its own namespaces
+SERVICES = {"gobgpd": "gobgpd.service", "frr": "frr.service", "bird2": "bird.service"}
+
 GOBGP_VERSION = "v4.8.0"
 GO_NEEDED = (1, 26)  # GoBGP 4.8 says so in its go.mod
 PYTHON_NEEDED = (3, 11)
@@ -89,10 +92,19 @@ def debian_packages(*sections: str) -> str:
         raise SetupFailed(f"run as root, or install first: apt-get install {' '.join(missing)}")
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     run(["apt-get", "update", "-q"], environment=quiet)
-    # Services of these packages must not start here: gobgpd would listen on the machine's own address.
+    # Services of these packages must not start here, now or at the next boot: gobgpd and bgpd would listen on the machine's own address.
+    _mask([SERVICES[name] for name in missing if name in SERVICES])
     with _no_services():
         run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing], environment=quiet)
     return f"{len(missing)} installed"
+
+
+def _mask(services: Sequence[str], *, folder: Path = Path("/etc/systemd/system")) -> None:
+    """Keep systemd, where there is one, from ever starting these; `systemctl unmask` undoes it. A unit that is there stays."""
+    for service in services:
+        unit = folder / service
+        if folder.is_dir() and not unit.exists() and not unit.is_symlink():
+            unit.symlink_to("/dev/null")
 
 
 class _no_services:  # noqa: N801 - reads as a statement
