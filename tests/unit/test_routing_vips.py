@@ -11,7 +11,7 @@ import pytest
 from kube_router.config.options import Options, defaults
 from kube_router.desired.external_ips import ranges
 from kube_router.desired.routing.vips import EXCLUDED, announcer, vips
-from kube_router.model.objects import Endpoint, EndpointSlice, Ingress, Name, Node, Service
+from kube_router.model.objects import Endpoint, EndpointSlice, Ingress, Name, Node, Rejected, Service
 from kube_router.model.state.bgp import DefinedSetMember, Path, PathKey
 
 ALL = defaults(
@@ -248,6 +248,14 @@ def test_the_address_of_a_node_is_never_announced(address: str) -> None:
     service = web(cluster_ips=("10.96.0.10",), external_ips=(address,), ingress=())
     assert announced(service, both("node1"), options=options) == {"10.96.0.10/32"}
     assert [address in message for message in notes(service, options=options)] == [True]
+
+
+def test_a_wrong_annotation_is_told_on_the_service_headless_or_not() -> None:
+    fault = Rejected("kube-router.io/service.advertise.clusterip", "yes", "neither true nor false", 'write "true" or "false"', held=False)
+    for service in (web(rejected=(fault,)), web(rejected=(fault,), cluster_ips=())):
+        (message,) = notes(service)
+        assert "service.advertise.clusterip" in message
+        assert "yes" in message
 
 
 # -- draining ---------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_r03_work_for_a_change_does_not_grow_with_services_or_nodes(generation: 
         step(world, service("web", "10.98.0.1"), ends("web"))
         return world.gobgpd.asked - before
 
-    assert asked(10) == asked(100)
+    assert asked(10) == asked(40)
 
 
 @generations

@@ -20,8 +20,10 @@ from typing import Final, Literal
 
 import msgspec
 
+from kube_router.codec import annotations as said
 from kube_router.config.options import Options
-from kube_router.desired import NOTHING, Desired, Note
+from kube_router.desired import Desired, Note
+from kube_router.desired.annotations import rejections
 from kube_router.desired.external_ips import EXTERNAL, LOAD_BALANCER, Ranges, refusal
 from kube_router.desired.routing.rules import exactly
 from kube_router.desired.routing.speaker import best
@@ -32,15 +34,7 @@ from kube_router.model.state import Key, Value
 from kube_router.model.state.bgp import DefinedSetMember, Listed, Path, PathKey
 
 EXCLUDED: Final = "node.kubernetes.io/exclude-from-external-load-balancers"
-LOCAL: Final = "kube-router.io/service.local"
-SKIP_LOAD_BALANCER: Final = "kube-router.io/service.skiplbips"
 _CLUSTER: Final = "cluster IP"
-_ADVERTISE: Final = {
-    _CLUSTER: "kube-router.io/service.advertise.clusterip",
-    EXTERNAL: "kube-router.io/service.advertise.externalip",
-    LOAD_BALANCER: "kube-router.io/service.advertise.loadbalancerip",
-}
-_TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})  # Go's strconv.ParseBool
 _LISTED: Final = Listed()
 
 Drain = Literal["", "excluded", "cordoned"]
@@ -104,8 +98,10 @@ def vips(
     is_node: Callable[[str], bool],
 ) -> Desired:
     """Everything that one Service has announced from here. `is_node`: whether an address is a node's."""
+    about = Ref(Kind.SERVICE, service.name)
+    rejected = rejections(about, service.rejected)
     if around is None or not service.cluster_ips or service.type == "ExternalName" or around.drain == "excluded":
-        return NOTHING
+        return Desired(notes=rejected)
     state: dict[Key, Value] = {}
     refusals: list[str] = []
     endpoints: tuple[Endpoint, ...] | None = None
@@ -124,29 +120,28 @@ def vips(
             prefix = host_prefix(address)
             state[PathKey(prefix)] = Path(hops[family])
             state[DefinedSetMember("prefix", names.bgp_set(names.BGP_VIPS, family), exactly(prefix))] = _LISTED
-    about = Ref(Kind.SERVICE, service.name)
-    return Desired(state, tuple(Note(about, "AddressNotAnnounced", reason) for reason in dict.fromkeys(refusals)))
+    return Desired(state, (*rejected, *(Note(about, "AddressNotAnnounced", reason) for reason in dict.fromkeys(refusals))))
 
 
 def _announced(service: Service, options: Options) -> Iterator[tuple[str, str, str]]:
     """Kind, traffic policy and address of all that is to be announced, if somebody serves it."""
-    external = "Local" if service.annotations.get(LOCAL) == "true" else service.external_policy
-    if _advertises(service, _CLUSTER, options.advertise_cluster_ip):
+    external = "Local" if said.is_local(service.annotations) else service.external_policy
+    if _advertises(service, "clusterip", options.advertise_cluster_ip):
         for address in service.cluster_ips:
             yield _CLUSTER, service.internal_policy, address
-    if _advertises(service, EXTERNAL, options.advertise_external_ip):
+    if _advertises(service, "externalip", options.advertise_external_ip):
         for address in service.external_ips:
             yield EXTERNAL, external, address
-    balanced = service.type == "LoadBalancer" and SKIP_LOAD_BALANCER not in service.annotations
-    if balanced and _advertises(service, LOAD_BALANCER, options.advertise_loadbalancer_ip):
+    balanced = service.type == "LoadBalancer" and not said.skips_load_balancer(service.annotations)
+    if balanced and _advertises(service, "loadbalancerip", options.advertise_loadbalancer_ip):
         for entry in service.ingress:
             if entry.mode == "VIP":
                 yield LOAD_BALANCER, external, entry.address
 
 
-def _advertises(service: Service, kind: str, by_flag: bool) -> bool:
-    text = service.annotations.get(_ADVERTISE[kind])
-    return by_flag if text is None else text in _TRUE
+def _advertises(service: Service, kind: said.VipKind, by_flag: bool) -> bool:
+    asked = said.advertises(service.annotations, kind)
+    return by_flag if asked is None else asked
 
 
 def _refusal(kind: str, address: str, allowed: Ranges, is_node: Callable[[str], bool]) -> str:
