@@ -30,6 +30,7 @@ class FakeGobgpd:
         self.api: Generation = load(generation)
         self.calls: list[str] = []
         self.asked = 0
+        self.sessions = 0  # that were begun
         self.fail_at: frozenset[int] = frozenset()
         self.before_call: Callable[[str], None] = lambda method: None
         self.restart()
@@ -107,7 +108,16 @@ class FakeGobgpd:
         self.peers[address] = peer = type(request.peer)()
         peer.CopyFrom(request.peer)
         peer.conf.local_asn = self.settings.asn
+        self.sessions += 1
         peer.state.session_state = 3
+
+    def _update_peer(self, request: Any) -> None:
+        """In place BFD alone changes, where it exists; for all else the session starts anew, or keeps what it had."""
+        self._active()
+        held = self.peers.get(request.peer.conf.neighbor_address)
+        if held is None:
+            raise Refused(f"neighbor that has {request.peer.conf.neighbor_address} doesn't exist")
+        held.bfd.CopyFrom(request.peer.bfd)
 
     def _delete_peer(self, request: Any) -> None:
         self._active()

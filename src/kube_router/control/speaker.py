@@ -12,9 +12,10 @@ from kube_router.codec.annotations import OF_PEERS
 from kube_router.config.options import Options
 from kube_router.desired import NOTHING, Desired
 from kube_router.desired.external_ips import ranges
+from kube_router.desired.routing.external import external, external_peers
 from kube_router.desired.routing.peers import neighbor
 from kube_router.desired.routing.rules import memberships, rules, terms
-from kube_router.desired.routing.speaker import itself
+from kube_router.desired.routing.speaker import identity, itself
 from kube_router.desired.routing.vips import Announcer, announcer, drain_notes, vips
 from kube_router.model.objects import EndpointSlice, Kind, Name, Node, Ref
 from kube_router.model.state import Key
@@ -24,6 +25,7 @@ from kube_router.plan.ledger import Ledger
 
 SELF: Final = ("speaker",)
 RULES: Final = ("rules",)
+EXTERNALS: Final = ("external peers",)
 DRAIN: Final = ("drain",)
 
 
@@ -35,7 +37,8 @@ def peers_of(ledger: Ledger) -> frozenset[str] | None:
 
 
 class SpeakerController:
-    """Items: the speaker itself with its pod ranges, its rules, a session for every node, and what each Service has announced."""
+    """Items: the speaker itself with its pod ranges, its rules, its sessions with external peers, one with every node, and what each
+    Service has announced."""
 
     name = ownership.SPEAKER
     reads = frozenset({Kind.NODE, Kind.SERVICE, Kind.ENDPOINT_SLICE})
@@ -68,6 +71,10 @@ class SpeakerController:
         own = view.nodes.get(self._own)
         if item == SELF:
             return itself(own, self._options)
+        if own is None or identity(own, self._options) is None:
+            return NOTHING
+        if item == EXTERNALS:
+            return external(own, self._options)
         if item == RULES:
             return rules(own, terms(own, self._options), self._options)
         if item == DRAIN:
@@ -76,7 +83,8 @@ class SpeakerController:
         if item.kind is Kind.SERVICE:
             return self._service(item.name, view)
         desired = neighbor(view.nodes.get(item.name), own, view.nodes, self._options)
-        return msgspec.structs.replace(desired, state=desired.state | memberships(desired.state))
+        joined = memberships(desired.state, _externals(own, self._options))
+        return msgspec.structs.replace(desired, state=desired.state | joined)
 
     def _service(self, name: Name, view: View) -> Desired:
         service = view.services.get(name)
@@ -101,8 +109,12 @@ class SpeakerController:
         if ref.name == self._own:
             yield SELF
             yield RULES
-            if was is None or now is None or (was.addresses, was.datapath) != (now.addresses, now.datapath):
+            yield EXTERNALS
+            if was is None or now is None or _of_sessions(was) != _of_sessions(now):
                 yield from (Ref(Kind.NODE, name) for name in view.nodes)
+                return
+            for address in _externals(was, self._options) ^ _externals(now, self._options):
+                yield from (Ref(Kind.NODE, node.name) for node in view.nodes.each("address", address))
             return
         for address in {*_session_addresses(was), *_session_addresses(now)}:
             yield from (Ref(Kind.NODE, node.name) for node in view.nodes.by("address", address))
@@ -113,7 +125,8 @@ class SpeakerController:
         return ref.kind is Kind.NODE and (ref.name == self._own or cordoned)
 
     def _look_around(self, view: View) -> Iterator[Hashable]:
-        now = announcer(view.nodes.get(self._own), view.nodes.values, self._options)
+        own = view.nodes.get(self._own)
+        now = announcer(own, view.nodes.values, self._options) if identity(own, self._options) is not None else None
         if now != self._around:
             self._around = now
             yield DRAIN
@@ -124,11 +137,20 @@ def _all_addresses(node: Node | None) -> frozenset[str]:
     return frozenset((*node.addresses, *node.datapath)) if node else frozenset()
 
 
+def _externals(own: Node, options: Options) -> frozenset[str]:
+    return frozenset(peer.address for peer in external_peers(own, options))
+
+
 def _session_addresses(node: Node | None) -> tuple[str, ...]:
     """Those that a session with the node may go to."""
     return (*node.addresses[:1], *node.datapath) if node else ()
 
 
+def _of_sessions(node: Node) -> tuple[object, ...]:
+    """What one end of a session between nodes brings to it."""
+    return node.addresses, node.datapath, tuple(node.annotations.get(name) for name in OF_PEERS)
+
+
 def _facts(node: Node, *, own: bool) -> tuple[object, ...]:
-    said = (node.annotations, node.rejected) if own else tuple(node.annotations.get(name) for name in OF_PEERS)
-    return node.addresses, node.datapath, node.pod_cidrs, node.created, said
+    said = (node.annotations, node.rejected) if own else ()
+    return _of_sessions(node), node.pod_cidrs, node.created, said

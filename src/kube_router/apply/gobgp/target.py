@@ -6,7 +6,7 @@ writes. What it does beside obeying:
 - A speaker that is not started is started, and what was said to it before counts for nothing (Stale: plan anew).
 - ASN, identifier, port and listen addresses cannot change while it runs: it is stopped, which ends every session, and with
   v4 the process is of no more use until its supervisor restarts it. A speaker that nobody wants stays as it is, empty.
-- A session's own attributes are all part of its OPEN or of its connection: that neighbour is removed and added.
+- Sessions that start anew for a change (neighbors.py), and the speaker itself, are told of before, as Events.
 - Neighbours are told that we restarted (R and F bits, RFC 4724) only when they are added in the pass that started the speaker
   and `preserved()` says that the kernel still has our routes. It is called in a worker thread.
 - After rules have changed under existing sessions, routes follow by soft reset; only an external neighbour of a v3 speaker, which
@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Final, TypeVar
 
 from kube_router.apply.gobgp.client import Client, Refused
+from kube_router.apply.gobgp.neighbors import NeighborBook, Tell, differences, say_nothing
 from kube_router.apply.gobgp.policies import RuleBook
 from kube_router.apply.gobgp.resets import Reset, doubts, reset_after
 from kube_router.codec.gobgp import paths as path_codec
@@ -34,7 +35,6 @@ from kube_router.model.state.bgp import (
     AssignmentKey,
     DefinedSetKey,
     DefinedSetMember,
-    Neighbor,
     NeighborKey,
     Path,
     PathKey,
@@ -44,7 +44,6 @@ from kube_router.model.state.bgp import (
 )
 
 _KINDS: Final = (SpeakerKey, DefinedSetKey, DefinedSetMember, PolicyKey, AssignmentKey, PathKey, NeighborKey)
-_FEW: Final = 16  # neighbours that are asked for one by one; beyond, all are listed, which costs the speaker and us more
 
 K = TypeVar("K", bound=Key)
 G = TypeVar("G")
@@ -53,9 +52,11 @@ G = TypeVar("G")
 class GobgpTarget:
     """One gobgpd. `calls` counts the calls that changed something in it, by method; `announced` and `withdrawn` our paths."""
 
-    def __init__(self, client: Client, *, preserved: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, client: Client, *, preserved: Callable[[], bool] = lambda: False, tell: Tell = say_nothing) -> None:
         self._client = client
         self._preserved = preserved
+        self._tell = tell
+        self._neighbors = NeighborBook(client, self._call, tell)
         self._rules = RuleBook(client)
         self._lock = threading.Lock()
         self._restarting = False
@@ -85,7 +86,7 @@ class GobgpTarget:
             found: dict[Key, Value] = {SpeakerKey(): speaker} if SpeakerKey() in wanted else {}
             found.update(self._rules.observe())
             found.update(self._paths())
-            found.update(self._neighbors())
+            found.update(self._neighbors.observe(wanted, speaker.addresses))
             return found
 
     def _speaker(self) -> Speaker | None:
@@ -102,9 +103,6 @@ class GobgpTarget:
             for reply in replies:
                 found.update(path_codec.own_paths(generation, reply.destination))
         return found
-
-    def _neighbors(self) -> dict[Key, Value]:
-        return dict(codec.neighbor_of(reply.peer) for reply in self._client.list("ListPeer"))
 
     # -- applying -----------------------------------------------------------------------------------------------------
 
@@ -128,9 +126,10 @@ class GobgpTarget:
         self._put_rules(steps)
         steps.put(PathKey, self._announce)
         if steps.concern(NeighborKey):
-            held = self._neighbors_of(changes)
-            steps.put(NeighborKey, lambda key, _, after: self._put_neighbor(key, after, held))
-            steps.delete(NeighborKey, lambda key, _: self._delete_neighbor(key, held))
+            book = self._neighbors
+            held = book.held(change.key for change in changes if isinstance(change.key, NeighborKey))
+            steps.put(NeighborKey, lambda key, _, after: book.put(key, after, held, restarting=self._restarting))
+            steps.delete(NeighborKey, lambda key, _: book.delete(key, held))
         steps.delete(PathKey, self._withdraw)
         self._delete_rules(steps)
         if doubted:
@@ -146,6 +145,7 @@ class GobgpTarget:
         request = codec.start_request(self._client.generation(), wanted)
         restarting = self._preserved()
         if held is not None:
+            self._tell("SessionRestart", f"the BGP speaker and all its sessions start anew for its {differences(held, wanted)}")
             with self._client.silence():
                 self._call("StopBgp")
         try:
@@ -181,25 +181,6 @@ class GobgpTarget:
         path = path_codec.path(generation, key, before)
         self._call("DeletePath", table_type=generation.table_global, family=path.family, path=path)
         self.withdrawn += 1
-
-    def _put_neighbor(self, key: NeighborKey, after: Neighbor, held: Mapping[Key, Value]) -> None:
-        peer = codec.peer(self._client.generation(), key, after, restarting=self._restarting)
-        if key in held:
-            if held[key] == after:
-                return
-            self._call("DeletePeer", address=key.address)
-        self._call("AddPeer", peer=peer)
-
-    def _delete_neighbor(self, key: NeighborKey, held: Mapping[Key, Value]) -> None:
-        if key in held:
-            self._call("DeletePeer", address=key.address)
-
-    def _neighbors_of(self, changes: Iterable[Change]) -> dict[Key, Value]:
-        addresses = [change.key.address for change in changes if isinstance(change.key, NeighborKey)]
-        if len(addresses) > _FEW:
-            return self._neighbors()
-        replies = (reply for address in addresses for reply in self._client.list("ListPeer", address=address))
-        return dict(codec.neighbor_of(reply.peer) for reply in replies)
 
     def _sessions(self) -> list[PeerStatus]:
         return [status_of(reply.peer) for reply in self._client.list("ListPeer")]

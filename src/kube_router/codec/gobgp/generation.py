@@ -67,6 +67,11 @@ class Generation:
         return 1 + self.offset
 
     @property
+    def has_bfd(self) -> bool:
+        """Whether it watches sessions with BFD: since 4.5."""
+        return self.name != "v3"
+
+    @property
     def withdraws_softly(self) -> bool:
         """Whether a soft reset also withdraws what export policy now rejects: not before 4.6 (measured on 3.10)."""
         return self.name != "v3"
@@ -87,6 +92,7 @@ REPLIES: Final = {
     "StopBgp": "Empty",
     "GetBgp": "GetBgpResponse",
     "AddPeer": "Empty",
+    "UpdatePeer": "Empty",
     "DeletePeer": "Empty",
     "ResetPeer": "Empty",
     "AddPath": "Empty",

@@ -12,13 +12,18 @@ from typing import Final
 import msgspec
 
 from kube_router.codec.gobgp.generation import ESTABLISHED, Generation, Message
+from kube_router.kit.bgp import MOST_MILLISECONDS
 from kube_router.kit.net import Family, canonical_address, family_of
-from kube_router.model.state.bgp import Neighbor, NeighborKey, Speaker
+from kube_router.model.secret import Secret
+from kube_router.model.state.bgp import Bfd, Neighbor, NeighborKey, Speaker
 
 STATES: Final = ("unknown", "idle", "connect", "active", "opensent", "openconfirm", "established")
 _AFI: Final[dict[Family, int]] = {4: 1, 6: 2}
 _UNICAST: Final = 1
+_MICROSECONDS: Final = 1000  # in a millisecond
 _BGP_PORT: Final = 179
+# Seconds between attempts to connect, gobgpd's least (3.10); its default of two minutes keeps a peer that comes back waiting.
+_CONNECT_RETRY: Final = 5
 _MOST_HOLD_TIME: Final = 65535  # seconds; 16 bits of the OPEN (RFC 4271 4.2)
 _MOST_RESTART_TIME: Final = 4095  # 12 bits of the capability (RFC 4724 3)
 
@@ -44,14 +49,19 @@ class PeerStatus(msgspec.Struct, frozen=True):
 
 def start_request(generation: Generation, speaker: Speaker) -> Message:
     """StartBgp for this configuration."""
-    _router_id(speaker.router_id)
+    _dotted("router id", speaker.router_id)
     _in_range("port", speaker.port, 1, 65535)
     _in_range("AS number", speaker.asn, 1, 2**32 - 1)
     pb = generation.pb
     addresses = [canonical_address(address) for address in speaker.addresses]
-    return pb.StartBgpRequest(
-        **{"global": pb.Global(asn=speaker.asn, router_id=speaker.router_id, listen_port=speaker.port, listen_addresses=addresses)}
+    settings = pb.Global(
+        asn=speaker.asn,
+        router_id=speaker.router_id,
+        listen_port=speaker.port,
+        listen_addresses=addresses,
+        use_multiple_paths=speaker.multipath,
     )
+    return pb.StartBgpRequest(**{"global": settings})
 
 
 def speaker_of(reply: Message) -> Speaker | None:
@@ -60,7 +70,7 @@ def speaker_of(reply: Message) -> Speaker | None:
     if not settings.asn:
         return None
     addresses = tuple(sorted(canonical_address(address) for address in settings.listen_addresses))
-    return Speaker(settings.asn, settings.router_id, settings.listen_port, addresses)
+    return Speaker(settings.asn, settings.router_id, settings.listen_port, addresses, settings.use_multiple_paths)
 
 
 def family(generation: Generation, of: Family) -> Message:
@@ -69,13 +79,20 @@ def family(generation: Generation, of: Family) -> Message:
 
 
 def peer(generation: Generation, key: NeighborKey, neighbor: Neighbor, *, restarting: bool = False) -> Message:
-    """A Peer. `restarting`: tell it that we come back and forwarded all the while (R and F bits, RFC 4724 3)."""
+    """A Peer. `restarting`: tell it that we come back and forwarded all the while (R and F bits, RFC 4724 3).
+
+    BFD is left out where the generation has none: a session without it is better than none.
+    """
     _check(key.address, neighbor)
     pb = generation.pb
     graceful = neighbor.restart_time > 0
     message = pb.Peer(
-        conf=pb.PeerConf(neighbor_address=key.address, peer_asn=neighbor.asn),
-        timers=pb.Timers(config=pb.TimersConfig(hold_time=neighbor.hold_time)),
+        conf=pb.PeerConf(
+            neighbor_address=key.address,
+            peer_asn=neighbor.asn,
+            auth_password=neighbor.password.reveal() if neighbor.password else "",
+        ),
+        timers=pb.Timers(config=pb.TimersConfig(hold_time=neighbor.hold_time, connect_retry=_CONNECT_RETRY)),
         transport=pb.Transport(local_address=neighbor.local_address, remote_port=neighbor.port),
         afi_safis=[
             pb.AfiSafi(
@@ -85,6 +102,14 @@ def peer(generation: Generation, key: NeighborKey, neighbor: Neighbor, *, restar
             for of in neighbor.families
         ],
     )
+    if neighbor.multihop_ttl:
+        message.ebgp_multihop.enabled = True
+        message.ebgp_multihop.multihop_ttl = neighbor.multihop_ttl
+    if neighbor.cluster_id:
+        message.route_reflector.route_reflector_client = True
+        message.route_reflector.route_reflector_cluster_id = neighbor.cluster_id
+    if neighbor.bfd is not None and generation.has_bfd:
+        message.bfd.CopyFrom(_bfd(generation, neighbor.bfd))
     if graceful:
         message.graceful_restart.enabled = True
         message.graceful_restart.restart_time = neighbor.restart_time
@@ -108,6 +133,10 @@ def neighbor_of(message: Message) -> tuple[NeighborKey, Neighbor]:
         hold_time=message.timers.config.hold_time,
         restart_time=graceful.restart_time if graceful.enabled else 0,
         deferral_time=graceful.deferral_time if graceful.enabled else 0,
+        password=Secret(message.conf.auth_password) if message.conf.auth_password else None,
+        multihop_ttl=message.ebgp_multihop.multihop_ttl if message.ebgp_multihop.enabled else 0,
+        cluster_id=message.route_reflector.route_reflector_cluster_id if message.route_reflector.route_reflector_client else "",
+        bfd=_bfd_of(message),
     )
     return NeighborKey(message.conf.neighbor_address), neighbor
 
@@ -130,6 +159,24 @@ def status_of(message: Message) -> PeerStatus:
     )
 
 
+def _bfd(generation: Generation, bfd: Bfd) -> Message:
+    return generation.pb.BfdPeerConfig(
+        enabled=True,
+        port=bfd.port,
+        detection_multiplier=bfd.multiplier,
+        desired_minimum_tx_interval=bfd.transmit * _MICROSECONDS,
+        required_minimum_receive=bfd.receive * _MICROSECONDS,
+    )
+
+
+def _bfd_of(message: Message) -> Bfd | None:
+    settings = getattr(message, "bfd", None)
+    if settings is None or not settings.enabled:
+        return None
+    transmit, receive = settings.desired_minimum_tx_interval, settings.required_minimum_receive
+    return Bfd(settings.port, settings.detection_multiplier, transmit // _MICROSECONDS, receive // _MICROSECONDS)
+
+
 def _is_unicast(of: Message) -> bool:
     return of.safi == _UNICAST and of.afi in _AFI.values()
 
@@ -144,15 +191,23 @@ def _check(address: str, neighbor: Neighbor) -> None:
     _in_range("port", neighbor.port, 1, 65535)
     _in_range("hold time", neighbor.hold_time, 3, _MOST_HOLD_TIME)
     _in_range("restart time", neighbor.restart_time, 0, _MOST_RESTART_TIME)
+    _in_range("multihop TTL", neighbor.multihop_ttl, 0, 255)
+    if neighbor.cluster_id:
+        _dotted("cluster id", neighbor.cluster_id)
+    if neighbor.bfd is not None:
+        _in_range("BFD port", neighbor.bfd.port, 1, 65535)
+        _in_range("BFD detection multiplier", neighbor.bfd.multiplier, 1, 255)
+        for interval in (neighbor.bfd.transmit, neighbor.bfd.receive):
+            _in_range("BFD interval", interval, 1, MOST_MILLISECONDS)
     if not neighbor.families:
         raise ValueError("no address family")
 
 
-def _router_id(text: str) -> None:
+def _dotted(what: str, text: str) -> None:
     try:
         ipaddress.IPv4Address(text)
     except ValueError:
-        raise ValueError(f"router id {text!r} is no IPv4 address") from None
+        raise ValueError(f"{what} {text!r} is no IPv4 address") from None
 
 
 def _in_range(what: str, value: int, least: int, most: int) -> None:

@@ -1,22 +1,25 @@
-"""Sessions: one with every other node. Every session carries all families that both ends have."""
+"""Sessions between nodes. Every session carries all families that both ends have.
+
+A pair of nodes has one when both are of the same AS and either of them is a route reflector, or neither is a reflector's client. Both
+ends see the same annotations, so they agree. To a reflector all nodes are clients, told so or not: what it reflects to whom then is no
+property of the session, and a node that becomes a client, or is none any more, keeps it.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 from kube_router.cache.store import Store
+from kube_router.codec import annotations as said
 from kube_router.config.options import Options
 from kube_router.desired import NOTHING, Desired, Note
 from kube_router.desired.routing.datapath import ends
-from kube_router.desired.routing.speaker import best
+from kube_router.desired.routing.speaker import asn, best, restart_times
 from kube_router.kit.net import FAMILIES, family_of
 from kube_router.model.objects import Kind, Node, Ref
 from kube_router.model.state.bgp import Neighbor, NeighborKey
 
 HOLD_TIME: Final = 90  # seconds, for node peers; --bgp-holdtime is for external ones, as in the original
-# Seconds that a restarted speaker waits for its peers' End-of-RIB, at most. It would wait the whole deferral time for any peer that
-# is down or knows no graceful restart, silent towards all; and what a node announces to nodes never depends on what it hears.
-LONGEST_SILENCE: Final = 5
 
 
 def neighbor(node: Node | None, own: Node | None, nodes: Store[Node], options: Options) -> Desired:
@@ -24,25 +27,39 @@ def neighbor(node: Node | None, own: Node | None, nodes: Store[Node], options: O
 
     A node that nobody can speak BGP with is named in a note and bothers no other.
     """
-    if node is None or own is None or node.name == own.name or not own.addresses:
+    if node is None or own is None or node.name == own.name or not own.addresses or not options.enable_ibgp:
+        return NOTHING
+    number = asn(own, options)
+    if number is None or not _is_peer(node, own, options):
         return NOTHING
     fault = _fault(node, own, nodes)
     if fault is not None:
         return Desired(notes=(fault,))
     local, remote = ends(own, node)
+    restart, deferral = restart_times(options)
+    part = said.reflector(own.annotations)
     value = Neighbor(
-        asn=options.asn,
+        asn=number,
         local_address=local,
         port=options.bgp_port,
         families=tuple(family for family in FAMILIES if family in options.families and best(node, family)),
         hold_time=HOLD_TIME,
-        restart_time=int(options.bgp_graceful_restart_time) if options.bgp_graceful_restart else 0,
-        deferral_time=min(int(options.bgp_graceful_restart_deferral_time), LONGEST_SILENCE) if options.bgp_graceful_restart else 0,
+        restart_time=restart,
+        deferral_time=deferral,
+        cluster_id=part.cluster_id if part is not None and part.role == "server" else "",
     )
     if not value.families:
         note = Note(Ref(Kind.NODE, node.name), "NoCommonFamily", "no address of an enabled family: no routes can be exchanged with it")
         return Desired(notes=(note,))
     return Desired({NeighborKey(remote): value})
+
+
+def _is_peer(node: Node, own: Node, options: Options) -> bool:
+    if asn(node, options) != asn(own, options):
+        return False
+    parts = [said.reflector(one.annotations) for one in (node, own)]
+    roles = [part.role for part in parts if part is not None]
+    return "server" in roles or "client" not in roles
 
 
 def _fault(node: Node, own: Node, nodes: Store[Node]) -> Note | None:

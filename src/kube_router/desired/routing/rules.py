@@ -15,14 +15,16 @@ VIPs matches nothing, and its statements stand as soon as there is somebody to s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import msgspec
 
+from kube_router.codec import annotations as said
 from kube_router.config.options import Options
 from kube_router.desired import NOTHING, Desired
 from kube_router.desired.routing.datapath import session_addresses
-from kube_router.desired.routing.speaker import best
+from kube_router.desired.routing.external import external_peers
+from kube_router.desired.routing.speaker import best, reflects
 from kube_router.kit.net import FAMILIES, Family, family_of, host_prefix, of_family
 from kube_router.model import names
 from kube_router.model.names import bgp_set
@@ -66,11 +68,15 @@ class Terms(msgspec.Struct, frozen=True):
     mesh: bool = True
 
 
-def terms(own: Node | None, options: Options) -> Terms:  # noqa: ARG001  annotations
-    """What this node's flags and annotations say."""
+def terms(own: Node, options: Options) -> Terms:
+    """What this node's flags and annotations say. Of the prefixes to reject those of a family that is off count as well."""
     return Terms(
-        externals=options.peer_router_ips,
+        externals=tuple(peer.address for peer in external_peers(own, options)),
+        prepend=said.prepend(own.annotations),
+        communities=said.communities(own.annotations),
         next_hop_self=options.override_nexthop,
+        reject=said.import_reject(own.annotations),
+        reflects=reflects(own, options),
         pods_to_externals=options.advertise_pod_cidr,
         mesh=options.enable_ibgp,
     )
@@ -96,12 +102,12 @@ def rules(own: Node | None, terms: Terms, options: Options) -> Desired:
     )
 
 
-def memberships(of: Iterable[Key]) -> dict[Key, Value]:
-    """The set members that go with sessions with nodes."""
+def memberships(of: Iterable[Key], externals: Container[str] = ()) -> dict[Key, Value]:
+    """The set members that go with sessions with nodes. A node that is an external peer as well is sent what such a one is sent."""
     return {
         DefinedSetMember("neighbor", bgp_set(base, family_of(key.address)), host_prefix(key.address)): _LISTED
         for key in of
-        if isinstance(key, NeighborKey)
+        if isinstance(key, NeighborKey) and key.address not in externals
         for base in (names.BGP_NODE_PEERS, names.BGP_ALL_PEERS)
     }
 
@@ -127,7 +133,7 @@ def _prefix_sets(pods: Iterable[str], terms: Terms) -> dict[Key, Value]:
 
 
 def _neighbor_sets(own: Node, terms: Terms) -> dict[Key, Value]:
-    nodes = session_addresses(own) if terms.mesh else ()  # each session with a node adds its own
+    nodes = _own_ends(own, terms)  # each session with a node adds its own
     state: dict[Key, Value] = {}
     for family in FAMILIES:
         members = {names.BGP_ALL_PEERS: (*nodes, *terms.externals)}
@@ -145,9 +151,7 @@ def _defined(kind: str, name: str, members: Iterable[str]) -> dict[Key, Value]:
 
 
 def _exports_to_nodes(own: Node, pods: Iterable[str], terms: Terms) -> Iterator[Statement]:
-    if not terms.mesh:
-        return
-    for nodes in _twins(names.BGP_NODE_PEERS, session_addresses(own)):
+    for nodes in _twins(names.BGP_NODE_PEERS, _own_ends(own, terms)):
         for prefixes in _twins(names.BGP_PODS, pods):
             yield Statement(prefixes + nodes, prefixes, nodes, accept=True)
         if terms.reflects:
@@ -185,7 +189,7 @@ def _next_hop(own: Node, of: Family, *, pods_of: Family | None, to_self: bool) -
 
 
 def _imports(own: Node, terms: Terms) -> tuple[Statement, ...]:
-    everybody = (*(session_addresses(own) if terms.mesh else ()), *terms.externals)
+    everybody = (*_own_ends(own, terms), *terms.externals)
     prefixes = [
         *(bgp_set(base, family) for base in (names.BGP_VIPS, names.BGP_DEFAULT_ROUTE) for family in FAMILIES),
         *_twins(names.BGP_CUSTOM_REJECT, terms.reject),
@@ -193,6 +197,11 @@ def _imports(own: Node, terms: Terms) -> tuple[Statement, ...]:
     return tuple(
         Statement(one + neighbors, one, neighbors, accept=False) for neighbors in _twins(names.BGP_ALL_PEERS, everybody) for one in prefixes
     )
+
+
+def _own_ends(own: Node, terms: Terms) -> tuple[str, ...]:
+    """Our addresses in sessions with nodes: of each family of theirs there is one."""
+    return session_addresses(own) if terms.mesh else ()
 
 
 def _twins(base: str, entries: Iterable[str]) -> list[str]:

@@ -12,12 +12,13 @@ class SpeakerKey(Key, frozen=True):
 
 
 class Speaker(Value, frozen=True):
-    """ASN, BGP identifier (dotted quad), listen port and sorted listen addresses."""
+    """ASN, BGP identifier (dotted quad), listen port and sorted listen addresses. `multipath`: equal paths are chosen together."""
 
     asn: int
     router_id: str
     port: int
     addresses: tuple[str, ...]
+    multipath: bool = True
 
 
 class Bfd(Value, frozen=True):
