@@ -1,6 +1,7 @@
 """A target that holds a mapping, and fails on request: the kernel of the laws and scenarios.
 
-It refuses what the real ones refuse: unknown sets, destroying sets in use, a destination without its service.
+It refuses what the real ones refuse: unknown sets, destroying sets in use, a destination without its service, a route over a
+tunnel that is not there.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from kube_router.kit.errors import Busy
+from kube_router.model.names import is_tunnel
 from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
-from kube_router.model.state.links import FileKey, SysctlKey
+from kube_router.model.state.links import FileKey, RouteKey, SysctlKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
+from kube_router.model.state.tunnels import FdbKey, NeighbourKey, TunnelKey
 
 
 class World:
@@ -77,6 +80,10 @@ class FakeTarget:
                 return "no such set"
             case SetKey(name=name) if change.after is None and self._set_in_use(name):
                 return "set in use"
+            case FdbKey(link=name) | NeighbourKey(link=name) if change.after is not None and TunnelKey(name) not in state:
+                return "its link is not there"
+            case RouteKey() if any(is_tunnel(hop.link) and TunnelKey(hop.link) not in state for hop in getattr(change.after, "hops", ())):
+                return "its link is not there"
             case JumpKey(family=family, table=table, chain=chain) if change.after is not None:
                 return None if ChainKey(family, table, chain) in state else "no such chain"
         return None
@@ -100,4 +107,9 @@ class FakeTarget:
                     del state[key]
             case SetKey(name=name):
                 for key in [k for k in state if isinstance(k, SetMember) and k.set == name]:
+                    del state[key]
+            case TunnelKey(name=name):
+                for key in [
+                    k for k, v in state.items() if getattr(k, "link", "") == name or any(h.link == name for h in getattr(v, "hops", ()))
+                ]:
                     del state[key]

@@ -9,12 +9,14 @@ from kube_router.config.options import defaults
 from kube_router.control.datapath import DatapathController
 from kube_router.control.fib import FibController
 from kube_router.control.routing import RoutingController
+from kube_router.model.names import VXLAN_LINK
 from kube_router.model.objects import BestPath, CniFile, Interface, Kind, Name, Node
 from kube_router.model.state import Key, Value
 from kube_router.model.state.links import Link, LinkKey, Route, RouteKey, through
 from kube_router.model.state.netfilter import Member, SetKey, SetMember, SetSpec
+from kube_router.model.state.tunnels import TunnelKey
 from tests.engine import Node as LabNode
-from tests.engine import assert_law
+from tests.engine import assert_law, from_nothing, objects_of
 
 OPTIONS = defaults(node_name="node1", enable_ipv6=True)
 
@@ -34,6 +36,34 @@ paths = st.builds(
     name=st.sampled_from([Name("", p) for p in ("10.233.64.0/24", "10.233.65.0/24", "192.168.50.0/24", "fd00:65::/64", "0.0.0.0/0")]),
     next_hops=st.sampled_from([(), ("192.168.50.51",), ("192.168.50.52", "192.168.50.51"), ("fd00:50::51",), ("192.168.60.1",)]),
 )
+# Next hops near and far, of nodes and of others, some with one name for two tunnels.
+far_paths = st.builds(
+    BestPath,
+    name=st.sampled_from([Name("", p) for p in ("10.233.65.0/24", "10.233.66.0/24", "203.0.113.7/32", "fd00:65::/64", "fd00:66::/64")]),
+    next_hops=st.lists(
+        st.sampled_from(["192.168.50.51", "192.168.60.52", "fd00:50::51", "fd00:60::52", "2.13.0.4", "21.3.0.4"]), max_size=3, unique=True
+    ).map(tuple),
+)
+far_nodes = st.builds(
+    Node,
+    name=node_names,
+    pod_cidrs=cidrs.map(tuple),
+    addresses=st.lists(
+        st.sampled_from(["192.168.50.50", "192.168.50.51", "192.168.60.52", "fd00:50::50", "fd00:60::52", "21.3.0.4"]),
+        max_size=3,
+        unique=True,
+    ).map(tuple),
+    datapath=st.sampled_from([(), (), ("192.168.60.52",)]),
+)
+overlays = st.sampled_from(
+    [
+        defaults(node_name="node1", enable_ipv6=True, enable_overlay=on, overlay_encap=encap, overlay_type=kind)
+        for on, encap, kind in (
+            (False, "ipip", "subnet"),
+            *((True, encap, kind) for encap in ("ipip", "fou", "vxlan") for kind in ("subnet", "full")),
+        )
+    ]
+)
 files = st.builds(
     CniFile,
     name=st.just(Name("", OPTIONS.cni_conf_file)),
@@ -45,6 +75,9 @@ gone = st.one_of(
     node_names.map(lambda name: (Kind.NODE, name)),
     paths.map(lambda path: (Kind.BEST_PATH, path.name)),
     links.map(lambda link: (Kind.INTERFACE, link.name)),
+)
+far_histories = st.lists(
+    st.one_of(far_nodes, links, far_paths, far_paths, gone, far_paths.map(lambda p: (Kind.BEST_PATH, p.name))), max_size=16
 )
 histories = st.lists(st.one_of(nodes, links, paths, files, gone), max_size=14)
 numbers = st.frozensets(st.integers(0, 40), max_size=8)
@@ -67,9 +100,33 @@ def test_what_a_node_says_of_itself_equals_a_fresh_start_after_any_events_failur
     assert_law(lambda: DatapathController(options), history, fail_at=fail_at, restart_at=restart_at, sync_at=sync_at)
 
 
-@given(histories, numbers, numbers, st.none() | numbers)
-def test_learned_routes_equal_a_fresh_start_after_any_events_failures_and_restarts(history, fail_at, restart_at, sync_at):
-    assert_law(lambda: FibController(OPTIONS), history, fail_at=fail_at, restart_at=restart_at, sync_at=sync_at, foreign=FOREIGN)
+@given(overlays, far_histories, numbers, numbers, st.none() | numbers)
+def test_r14_routes_and_tunnels_equal_a_fresh_start_after_any_events_failures_and_restarts(options, history, fail_at, restart_at, sync_at):
+    assert_law(lambda: FibController(options), history, fail_at=fail_at, restart_at=restart_at, sync_at=sync_at, foreign=FOREIGN)
+
+
+@given(overlays, overlays, far_histories)
+def test_r18_a_restart_with_other_flags_leaves_nothing_of_the_former(before, after, history):
+    node = LabNode(lambda: FibController(before))
+    for event in history:
+        node.feed(event)
+    node.settle()
+    changed = LabNode(lambda: FibController(after), node.world, objects=objects_of(node.cache))
+    changed.settle()
+    assert changed.world.state == from_nothing(lambda: FibController(after), objects_of(node.cache)).state
+
+
+@given(overlays, far_histories)
+def test_r16_tunnels_stand_as_long_as_a_path_goes_through_them_and_no_longer(options, history):
+    node = LabNode(lambda: FibController(options))
+    for event in history:
+        node.feed(event)
+        node.settle()
+        state = node.world.state
+        tunnels = {key.name for key in state if isinstance(key, TunnelKey)}
+        over = {hop.link for value in state.values() if isinstance(value, Route) for hop in value.hops if hop.link}
+        assert tunnels - {VXLAN_LINK} == over - {VXLAN_LINK}
+        assert over <= tunnels
 
 
 def fib_node() -> LabNode:
@@ -107,4 +164,4 @@ def test_strays_of_an_earlier_run_go_and_wanted_ones_are_adopted_unwritten():
     node.world.state[RouteKey("10.233.99.0/24")] = Route(through("192.168.50.51"))
     node.feed(BestPath(Name("", "10.233.66.0/24"), ("192.168.50.51",)))
     node.settle()
-    assert [change.key for change in node.world.writes] == [RouteKey("10.233.99.0/24")]
+    assert [change.key for change in node.world.writes if isinstance(change.key, RouteKey)] == [RouteKey("10.233.99.0/24")]

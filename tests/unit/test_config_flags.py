@@ -99,7 +99,7 @@ v string 0
 version bool false
 """
 ZERO = {"bool": "false", "duration": "0s", "strings": "[]", "ipSlice": "[]", "uints": "[]", "string": '""'}
-OURS = {"cni-bin-dir", "datapath-network", "gobgp-api", "iptables-backend", "log-format", "pod-egress-excluded-cidrs"}
+OURS = {"cni-bin-dir", "datapath-network", "gobgp-api", "iptables-backend", "log-format", "overlay-vxlan-port", "pod-egress-excluded-cidrs"}
 OURS |= {"advertise-without-endpoints", "state-dir", "withdraw-on-cordon"}
 TYPES = {
     "bool": bool, "string": str, "duration": float, "uint": int, "uint8": int, "uint16": int, "uint32": int,

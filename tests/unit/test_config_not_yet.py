@@ -7,14 +7,12 @@ from typing import Any
 import pytest
 
 from kube_router.config.flag_table import BY_NAME
-from kube_router.config.not_yet import NOT_YET, missing_by_default, not_yet_faults
+from kube_router.config.not_yet import NOT_YET, not_yet_faults
 from kube_router.config.options import defaults
 from kube_router.config.validate import parse
 
 ASKING: dict[str, dict[str, Any]] = {
     "peer-router-ips": {"peer_router_ips": ("10.0.0.1",)},
-    "overlay-encap": {"overlay_encap": "fou"},
-    "overlay-type": {"overlay_type": "full"},
     "runtime-endpoint": {"runtime_endpoint": "unix:///run/x"},
     "service-tcp-timeout": {"service_tcp_timeout": 1.0},
     "service-tcpfin-timeout": {"service_tcpfin_timeout": 1.0},
@@ -45,19 +43,9 @@ def test_defaults_ask_for_nothing_that_is_missing() -> None:
     assert list(not_yet_faults(defaults())) == []
 
 
-def test_tunnels_are_not_asked_for_with_the_overlay_off() -> None:
-    assert list(not_yet_faults(defaults(enable_overlay=False, overlay_encap="fou", overlay_type="full"))) == []
-
-
 def test_cleaning_up_is_never_refused_for_a_missing_part() -> None:
     assert isinstance(parse(["--hairpin-mode"], {}, open), tuple)
     assert not isinstance(parse(["--hairpin-mode", "--cleanup-config"], {}, open), tuple)
-
-
-def test_a_default_that_cannot_be_followed_yet_is_told_and_not_refused() -> None:
-    assert len(missing_by_default(defaults())) == 1
-    assert missing_by_default(defaults(enable_overlay=False)) == ()
-    assert missing_by_default(defaults(run_router=False)) == ()
 
 
 def test_every_row_is_of_a_flag_and_there_is_one_row_a_flag() -> None:

@@ -12,8 +12,8 @@ from kube_router.codec.objects import decode_item
 from kube_router.config.options import defaults
 from kube_router.control.datapath import DatapathController
 from kube_router.control.speaker import SpeakerController
+from kube_router.desired.routing.around import surroundings
 from kube_router.desired.routing.datapath import address, all_addresses, ends, publication
-from kube_router.desired.routing.fib import surroundings
 from kube_router.desired.routing.rules import Terms, rules
 from kube_router.kit.apiserver import ApiError
 from kube_router.kit.errors import Busy
@@ -313,4 +313,4 @@ def test_u104_no_statement_towards_nodes_names_a_set_that_may_be_empty(published
 
 def test_u104_a_next_hop_on_the_network_for_pod_traffic_is_on_a_network_of_ours():
     links = (link("eth0", "203.0.113.1/24"), link("eth1", "192.168.50.1/24"), link("eth2", "10.8.0.1/24"))
-    assert surroundings(A, links).subnets == ("192.168.50.0/24", "203.0.113.0/24")
+    assert surroundings(A, links, defaults()).subnets == ("192.168.50.0/24", "203.0.113.0/24")

@@ -14,15 +14,19 @@ from kube_router.codec.netlink import attribute
 from kube_router.codec.notices import (
     AddressGone,
     AddressSeen,
+    EntryGone,
     LinkGone,
     LinkSeen,
     RouteGone,
+    RuleGone,
     Told,
     filter_program,
     parse,
 )
 from kube_router.model.objects import Interface, Kind, Name, Ref
-from kube_router.model.state.links import AddressKey, LinkKey, RouteKey
+from kube_router.model.state import Key
+from kube_router.model.state.links import AddressKey, LinkKey, RouteKey, RuleKey
+from kube_router.model.state.tunnels import FdbKey, NeighbourKey, TunnelKey
 from kube_router.watch.events import Event, Put, Removed, Replaced, write
 from kube_router.watch.linktable import Disturbance, LinkTable
 
@@ -236,7 +240,7 @@ def test_a_link_that_comes_up_again_may_take_routes_again() -> None:
 def test_after_lost_notices_everything_counts_as_disturbed() -> None:
     made = table(ETH)
     made.replace([ETH])
-    assert made.disturbance().kinds == {LinkKey, AddressKey, RouteKey}
+    assert made.disturbance().kinds == {LinkKey, AddressKey, RouteKey, RuleKey, TunnelKey, FdbKey, NeighbourKey}
     assert made.complete().objects == (interface(ETH),)  # type: ignore[attr-defined]
 
 
@@ -277,13 +281,52 @@ def test_of_a_point_to_point_link_our_own_address_counts() -> None:
     assert parse(20, memoryview(struct.pack("=BBBBI", 2, 32, 0, 0, 7) + body)) == AddressSeen(7, "10.0.0.1/32")
 
 
+TUNNEL = LinkSeen(link=7, name="tun-cae1aae1758", kind="ipip", up=True, mtu=1480, master=0)
+VXLAN = LinkSeen(link=8, name="kube-vxlan", kind="vxlan", up=True, mtu=1450, master=0)
+
+
+def test_tunnels_of_ours_are_no_news_whatever_addresses_the_kernel_gives_them() -> None:
+    made = table(ETH)
+    told = [TUNNEL, AddressSeen(7, "fe80::5efe:c0a8:3232/64"), VXLAN, changed(TUNNEL, mtu=1400)]
+    assert after(made, *told) == ([], Disturbance())
+    foreign = changed(TUNNEL, link=9, name="tun-vpn")
+    assert after(made, foreign)[0] == [Put(interface(foreign))]
+
+
+@pytest.mark.parametrize(
+    ("told", "lost"),
+    [
+        ([LinkGone(7)], TunnelKey("tun-cae1aae1758")),
+        ([changed(TUNNEL, up=False)], TunnelKey("tun-cae1aae1758")),
+        ([RuleGone("10.233.64.0/24", 77)], RuleKey("10.233.64.0/24", 77)),
+        ([RouteGone("192.168.60.52/32", 77, 3, 7, True)], RouteKey("192.168.60.52/32", 77)),
+        ([EntryGone(8, True, "192.168.60.52", "02:00:00:00:00:01")], FdbKey("kube-vxlan", "02:00:00:00:00:01")),
+        ([EntryGone(8, False, "fd00:60::52", "02:00:00:00:00:01")], NeighbourKey("kube-vxlan", "fd00:60::52")),
+    ],
+)
+def test_what_is_taken_from_the_overlay_is_told_by_key(told: list[Told], lost: Key) -> None:
+    made = table(ETH, TUNNEL, VXLAN)
+    assert after(made, *told) == ([], Disturbance(frozenset({lost})))
+
+
+def test_entries_of_other_links_are_nobodys() -> None:
+    made = table(ETH, VXLAN)
+    assert after(made, EntryGone(2, False, "192.168.0.9", "02:00:00:00:00:01"))[1] == Disturbance()
+
+
+def test_with_a_wanted_tunnel_all_that_went_over_it_counts_as_lost() -> None:
+    lost = Disturbance(frozenset({TunnelKey("tun-cae1aae1758")}))
+    assert lost.concerning({TunnelKey("tun-cae1aae1758")}) == {TunnelKey, RouteKey, FdbKey, NeighbourKey}
+    assert lost.concerning(()) == set(), "one that we took away ourselves"
+
+
 def test_a_lost_default_route_has_a_prefix() -> None:
     body = attribute(4, struct.pack("=I", 2)) + attribute(15, struct.pack("=I", 300))
     head = struct.pack("=BBBBBBBBI", 10, 0, 0, 0, 252, 17, 0, 1, 0)
     assert parse(25, memoryview(head + body)) == RouteGone("::/0", 300, 17, 2, False)
 
 
-def test_the_filter_drops_notices_of_new_routes_only() -> None:
+def test_the_filter_drops_notices_of_new_routes_and_neighbours_only() -> None:
     def verdict(kind: int) -> int:
         """Run the program as the kernel does."""
         message = struct.pack("=IHHII", 16, kind, 0, 0, 0)
@@ -300,4 +343,4 @@ def test_the_filter_drops_notices_of_new_routes_only() -> None:
             else:
                 raise AssertionError(f"instruction {code:#x}")
 
-    assert [kind for kind in range(16, 30) if not verdict(kind)] == [24]
+    assert [kind for kind in range(16, 36) if not verdict(kind)] == [24, 28]

@@ -29,7 +29,6 @@ from kube_router.app.watchers import Watchers
 from kube_router.cache.cache import Cache
 from kube_router.config.faults import StartRefused
 from kube_router.config.node import node_faults
-from kube_router.config.not_yet import missing_by_default
 from kube_router.config.options import Options
 from kube_router.control.controller import Controller
 from kube_router.control.cycle import Cycle, Outcome
@@ -101,8 +100,6 @@ class Daemon:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _work(self, stop: asyncio.Event) -> int:
-        for line in missing_by_default(self._options):
-            _LOG.info(line)
         broken: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         for entry in running(self._options):
             self._prepare(entry.controller, entry.audit)

@@ -66,7 +66,6 @@ class Inbox:
         What we delete ourselves is told too, but by then it is not wanted any more (it may still count as held: the pass goes on).
         """
         for runner in self._runners.values():
-            wanted = runner.cycle.ledger.merged
-            kinds = {type(key) for key in what.keys if key in wanted} | what.kinds
+            kinds = what.concerning(runner.cycle.ledger.merged)
             if kinds:
                 runner.suspect(kinds)

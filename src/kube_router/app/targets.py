@@ -13,10 +13,14 @@ from kube_router.apply.files.cni import CniFileTarget
 from kube_router.apply.gobgp.client import Client
 from kube_router.apply.gobgp.target import GobgpTarget
 from kube_router.apply.kernel.commands import Commands
+from kube_router.apply.kernel.fou import FouTarget
 from kube_router.apply.kernel.ipset import SetTarget
 from kube_router.apply.kernel.links import LinkTarget
+from kube_router.apply.kernel.neighbours import NeighbourTarget
+from kube_router.apply.kernel.policy_rules import RuleTarget
 from kube_router.apply.kernel.routes import RouteTarget
 from kube_router.apply.kernel.sysctls import SysctlTarget
+from kube_router.apply.kernel.tunnels import TunnelTarget
 from kube_router.cache.cache import View
 from kube_router.config.options import Options
 from kube_router.control.controller import Target
@@ -25,6 +29,7 @@ from kube_router.model.state import Key
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetMember
+from kube_router.model.state.tunnels import Tunnel
 from kube_router.plan.ownership import adopted_services
 from kube_router.telemetry.logging import get_logger
 
@@ -46,6 +51,7 @@ class Targets:
         self.ipvs = Later((VirtualServerKey, DestinationKey), self._ipvs)
         self.addresses = Later((AddressKey,), _addresses)
         self.routes = RouteTarget()
+        self.tunnels = TunnelTarget()
         self.gobgp = Client(options.gobgp_target)
         self.speaker = GobgpTarget(self.gobgp, preserved=self._routes_stand)
         self._all: tuple[Target, ...] = (
@@ -56,7 +62,11 @@ class Targets:
             self.rules,
             self.ipvs,
             self.addresses,
+            FouTarget(self.commands, lambda: self._gue_ports(options)),
+            self.tunnels,
+            NeighbourTarget(),
             self.routes,
+            RuleTarget(),
             self.speaker,
             AnnotationTarget(lambda: self.api, options.node_name, seen=self._own_annotations),
         )
@@ -88,6 +98,11 @@ class Targets:
     def _own_annotations(self) -> Mapping[str, str] | None:
         own = self._view.nodes.get(Name("", self._options.node_name))
         return None if own is None else own.annotations
+
+    def _gue_ports(self, options: Options) -> set[int]:
+        """Ports on which a listener is ours: the configured one, and those that tunnels of an earlier run send to."""
+        tunnels = (value for value in self.tunnels.observe({}).values() if isinstance(value, Tunnel) and value.kind != "vxlan")
+        return {options.overlay_encap_port, *(tunnel.port for tunnel in tunnels if tunnel.port)}
 
     def _routes_stand(self) -> bool:
         """Whether the kernel still forwards by what was learned before."""

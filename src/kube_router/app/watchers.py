@@ -14,8 +14,10 @@ from kube_router.config.options import Options
 from kube_router.control.runner import Runner
 from kube_router.control.speaker import peers_of
 from kube_router.desired import Note
+from kube_router.model.names import OVERLAY_TABLE
 from kube_router.model.objects import BestPath, Kind, Name, Ref
 from kube_router.model.state.links import Route, RouteKey
+from kube_router.model.state.tunnels import Tunnel, TunnelKey
 from kube_router.plan import ownership
 from kube_router.telemetry.metrics import METRICS, Sample
 from kube_router.watch.api import ApiWatch
@@ -108,13 +110,16 @@ class Watchers:
         )
 
     def _routed(self) -> list[BestPath]:
-        """What the kernel routes for us, as the paths that it came from."""
+        """What the kernel routes for us, as the paths that it came from; a next hop without a gateway is the tunnel's other end."""
+        tunnels = self._targets.tunnels.observe({}).items()
+        ends = {key.name: tunnel.remote for key, tunnel in tunnels if isinstance(key, TunnelKey) and isinstance(tunnel, Tunnel)}
         routes = self._targets.routes.observe({}).items()
-        return [
-            BestPath(Name("", key.prefix), tuple(hop.gateway for hop in route.hops if hop.gateway))
+        paths = (
+            (key.prefix, [hop.gateway or ends.get(hop.link, "") for hop in route.hops])
             for key, route in routes
-            if isinstance(key, RouteKey) and isinstance(route, Route)
-        ]
+            if isinstance(key, RouteKey) and isinstance(route, Route) and key.table != OVERLAY_TABLE
+        )
+        return [BestPath(Name("", prefix), tuple(sorted(filter(None, hops)))) for prefix, hops in paths if any(hops)]
 
     def _bgp_samples(self) -> list[Sample]:
         speaker = self._speaker

@@ -45,7 +45,7 @@ Changes = Mapping[Ref, Object | None]
 class View:
     """What controllers read. Stores by kind; indexes: pods by "ip", "node" and "namespace", slices by "service",
     policies by "namespace", nodes by "address" (published ones, too), Services by "claim" (model.objects.Claim) and "address",
-    links by "address" (without length)."""
+    links by "address" (without length), paths by "hop"."""
 
     def __init__(self) -> None:
         self.nodes: Store[Node] = Store(address=lambda node: (*node.addresses, *node.datapath))
@@ -57,7 +57,7 @@ class View:
         self.policies: Store[NetworkPolicy] = Store(namespace=lambda policy: (policy.name.namespace,))
         self.namespaces: Store[Namespace] = Store()
         self.interfaces: Store[Interface] = Store(address=lambda link: (prefix.partition("/")[0] for prefix in link.addresses))
-        self.paths: Store[BestPath] = Store()
+        self.paths: Store[BestPath] = Store(hop=lambda path: path.next_hops)
         self.cni_files: Store[CniFile] = Store()
         self._stores: dict[Kind, Store[Any]] = {
             Kind.NODE: self.nodes,

@@ -1,4 +1,5 @@
-"""What rtnetlink tells about links, addresses and routes: notices and the dumps that they go on from (linux/rtnetlink.h).
+"""What rtnetlink tells about links, their entries, addresses, routes and policy rules: notices, and the dumps that they go on from
+(linux/rtnetlink.h).
 
 Only what we use of it. Written by hand rather than through a general library because a node that takes in thousands of VIPs or
 routes gets a notice for each, and reads them from its first moment: this costs 10 us a message where pyroute2's decoder costs 50, and
@@ -10,7 +11,10 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from kube_router.codec.netlink import DUMP, REQUEST, U32, Message, attribute, attributes
+from kube_router.codec import neighbours
+from kube_router.codec.neighbours import DELETE_NEIGHBOUR, NEW_NEIGHBOUR
+from kube_router.codec.netlink import DUMP, REQUEST, U32, Message, Reply, attribute, attributes
+from kube_router.codec.policy_rules import DELETE_RULE, parse_rule
 from kube_router.codec.rtnetlink import (
     DELETE_ROUTE,
     LENGTH,
@@ -27,7 +31,8 @@ NEW_LINK, DELETE_LINK, _GET_LINK = 16, 17, 18  # RTM_*
 NEW_ADDRESS, DELETE_ADDRESS, _GET_ADDRESS = 20, 21, 22
 
 # Multicast groups (RTNLGRP_*) that carry what `parse` understands.
-GROUPS: Final = (1, 5, 7, 9, 11)  # links, IPv4 addresses, IPv4 routes, IPv6 addresses, IPv6 routes
+# Links, neighbours and forwarding entries; addresses, routes and rules of IPv4; of IPv6.
+GROUPS: Final = (1, 3, 5, 7, 8, 9, 11, 19)
 
 _IFINFO: Final = struct.Struct("=BxHiII")  # ifinfomsg: family, hardware type, index, flags, changed flags
 _IFADDR: Final = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, link
@@ -81,7 +86,23 @@ class RouteGone(NamedTuple):
     host: bool
 
 
-Told = LinkSeen | LinkGone | AddressSeen | AddressGone | RouteGone
+class RuleGone(NamedTuple):
+    """A policy rule that names a source, a table and nothing else is there no more."""
+
+    source: str
+    table: int
+
+
+class EntryGone(NamedTuple):
+    """A link's permanent entry is there no more: of its forwarding table, else a neighbour."""
+
+    link: int
+    forwarding: bool
+    address: str
+    mac: str
+
+
+Told = LinkSeen | LinkGone | AddressSeen | AddressGone | RouteGone | RuleGone | EntryGone
 
 
 def dump_links() -> Message:
@@ -101,18 +122,23 @@ def parse(kind: int, payload: memoryview) -> Told | None:
         return _address(payload, there=kind == NEW_ADDRESS)
     if kind in (NEW_LINK, DELETE_LINK):
         return _link(payload, there=kind == NEW_LINK)
-    return _route_gone(payload) if kind == DELETE_ROUTE else None
+    if kind == DELETE_ROUTE:
+        return _route_gone(payload)
+    if kind == DELETE_RULE:
+        return _rule_gone(kind, payload)
+    return _entry_gone(kind, payload) if kind == DELETE_NEIGHBOUR else None
 
 
 def filter_program() -> list[tuple[int, int, int, int]]:
-    """A socket filter (linux/filter.h) that drops notices of new routes, which nobody here reads: there may be a million of them.
+    """A socket filter (linux/filter.h) that drops notices of new routes and neighbours, which nobody here reads: there may be a million.
 
     Instructions as (code, jump if true, jump if false, operand). Filters load numbers in network order, netlink has them in the host's.
     """
-    new_route = int.from_bytes(struct.pack("=H", NEW_ROUTE), "big")
+    new_route, new_neighbour = (int.from_bytes(struct.pack("=H", kind), "big") for kind in (NEW_ROUTE, NEW_NEIGHBOUR))
     return [
         (0x28, 0, 0, 4),  # load the half word at 4: nlmsg_type
-        (0x15, 0, 1, new_route),  # when it is RTM_NEWROUTE
+        (0x15, 1, 0, new_route),  # when it is RTM_NEWROUTE
+        (0x15, 0, 1, new_neighbour),  # or RTM_NEWNEIGH
         (0x06, 0, 0, 0),  # drop the message
         (0x06, 0, 0, 0xFFFFFFFF),  # else keep all of it
     ]
@@ -164,6 +190,16 @@ def _route_gone(payload: memoryview) -> Told | None:
         link=U32.unpack(found[RTA_OIF])[0] if RTA_OIF in found else 0,
         host=length == LENGTH[family],
     )
+
+
+def _rule_gone(kind: int, payload: memoryview) -> Told | None:
+    rule = parse_rule(Reply(kind, 0, 0, payload))
+    return RuleGone(rule.source, rule.table) if rule is not None and rule.source else None
+
+
+def _entry_gone(kind: int, payload: memoryview) -> Told | None:
+    entry = neighbours.parse(Reply(kind, 0, 0, payload))
+    return EntryGone(entry.link, entry.forwarding, entry.address, entry.mac) if entry is not None else None
 
 
 def _string(octets: memoryview | None) -> str:

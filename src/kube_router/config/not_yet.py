@@ -37,8 +37,6 @@ NOT_YET: Final[tuple[NotYet, ...]] = (
     NotYet("netpol-default-deny", lambda o: o.netpol_default_deny, "denying pods whose policies are not in place"),
     NotYet("nodeport-bindon-all-ip", lambda o: o.nodeport_bindon_all_ip, "node ports on every address"),
     NotYet("nodes-full-mesh", lambda o: not o.nodes_full_mesh, "a mesh other than of all nodes"),
-    NotYet("overlay-encap", lambda o: o.enable_overlay and o.overlay_encap != "ipip", "tunnels"),
-    NotYet("overlay-type", lambda o: o.enable_overlay and o.overlay_type != "subnet", "tunnels"),
     NotYet("override-nexthop", lambda o: o.override_nexthop, "external peers"),
     NotYet("peer-router-ips", lambda o: bool(o.peer_router_ips), "external peers"),
     NotYet("run-loadbalancer", lambda o: o.run_loadbalancer, "the load-balancer allocator"),
@@ -55,16 +53,6 @@ def not_yet_faults(options: Options) -> Iterator[Fault]:
     for row in NOT_YET:
         if row.asks(options) and any(_is_on(owner, options) for owner in BY_NAME[row.flag].owners):
             yield Fault(f"--{row.flag}", None, f"asks for {row.part}, which this version does not do yet", "leave it out")
-
-
-def missing_by_default(options: Options) -> tuple[str, ...]:
-    """What defaults would do if it were there, a line each for the log at start; nothing is refused for it."""
-    if not options.run_router:
-        return ()
-    notes = []
-    if options.enable_overlay:
-        notes.append("--enable-overlay: no tunnels yet, nodes of other subnets are not reached")
-    return tuple(notes)
 
 
 def _is_on(owner: Owner, options: Options) -> bool:

@@ -92,6 +92,7 @@ class Options:
     overlay_encap: str
     overlay_encap_port: int
     overlay_type: str
+    overlay_vxlan_port: int
     override_nexthop: bool
     peer_router_asns: tuple[int, ...]
     peer_router_ips: tuple[str, ...]

@@ -2,7 +2,8 @@
 
 Most notices on a busy node concern nobody: a pod that starts makes half a dozen about its veth, a Service's VIP some about the
 dummy link. So links that say nothing about the host itself stay out of the cache: ports of a bridge and veths without an address
-of their own. Links whose addresses we write ourselves (`written`) are in it without these: state of ours is not our input.
+of their own, and tunnels of ours. Links whose addresses we write ourselves (`written`) are in it without these: state of ours is
+not our input.
 
 **What counts as disturbed.** Our own writes come back as notices like everybody else's, and bear no reliable mark. So only losses are
 told, by key: a key that somebody deleted matters only while it is wanted, and what we delete ourselves is not wanted any more at
@@ -12,20 +13,22 @@ goes), the whole kind is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 
 import msgspec
 
-from kube_router.codec.notices import AddressGone, AddressSeen, LinkGone, LinkSeen, RouteGone, Told
-from kube_router.model.names import DUMMY, ROUTE_PROTOCOL
+from kube_router.codec.notices import AddressGone, AddressSeen, EntryGone, LinkGone, LinkSeen, RouteGone, RuleGone, Told
+from kube_router.model.names import DUMMY, OVERLAY_TABLE, ROUTE_PROTOCOL, VXLAN_LINK, is_tunnel
 from kube_router.model.objects import Interface, Kind, Name, Ref
 from kube_router.model.state import Key
-from kube_router.model.state.links import AddressKey, LinkKey, RouteKey
+from kube_router.model.state.links import AddressKey, LinkKey, RouteKey, RuleKey
+from kube_router.model.state.tunnels import FdbKey, NeighbourKey, TunnelKey
 from kube_router.watch.events import Event, Put, Removed, Replaced
 
 WRITTEN: Final = frozenset({DUMMY})
 _TABLE_LOCAL: Final = 255
+_OVER_TUNNELS: Final[frozenset[type[Key]]] = frozenset({RouteKey, FdbKey, NeighbourKey})
 
 
 class Disturbance(msgspec.Struct, frozen=True):
@@ -36,6 +39,11 @@ class Disturbance(msgspec.Struct, frozen=True):
 
     def __bool__(self) -> bool:
         return bool(self.keys or self.kinds)
+
+    def concerning(self, wanted: Container[Key]) -> set[type[Key]]:
+        """Kinds to look after for one who wants these keys. With a wanted tunnel everything over it is lost, without a word for IPv4."""
+        kinds = {type(key) for key in self.keys if key in wanted}
+        return kinds | self.kinds | (_OVER_TUNNELS if TunnelKey in kinds else set())
 
 
 class LinkTable:
@@ -58,7 +66,7 @@ class LinkTable:
         for one in told:
             self._take_in(one)
         self._lost_keys = set()
-        self._lost_kinds = {LinkKey, AddressKey, RouteKey} if before else set()
+        self._lost_kinds = {LinkKey, AddressKey, RouteKey, TunnelKey, RuleKey, FdbKey, NeighbourKey} if before else set()
 
     def hear(self, told: Told) -> None:
         """One notice."""
@@ -73,6 +81,10 @@ class LinkTable:
                 self._lost_address(index, prefix)
             case RouteGone():
                 self._lost_route(told)
+            case RuleGone(source=source, table=table):
+                self._lost_keys.add(RuleKey(source, table))
+            case EntryGone():
+                self._lost_entry(told)
         self._take_in(told)
 
     def complete(self) -> Replaced:
@@ -119,13 +131,13 @@ class LinkTable:
                 self._addresses.setdefault(index, set()).add(prefix)
             case AddressGone(link=index, prefix=prefix):
                 self._addresses.get(index, set()).discard(prefix)
-            case RouteGone():
+            case RouteGone() | RuleGone() | EntryGone():
                 return
         self._touched.add(told.link)
 
     def _interface(self, index: int) -> Interface | None:
         link = self._links.get(index)
-        if link is None:
+        if link is None or is_tunnel(link.name):
             return None
         addresses = self._addresses.get(index, set())
         if (link.master or link.kind == "veth") and not any(_speaks_for_the_host(prefix) for prefix in addresses):
@@ -136,15 +148,19 @@ class LinkTable:
     # -- disturbance ----------------------------------------------------------------------------------------------------------
 
     def _flapped(self, link: LinkSeen) -> None:
-        if self._interface(link.link) is not None:
+        if is_tunnel(link.name):
+            self._lost_keys.add(TunnelKey(link.name))
+        elif self._interface(link.link) is not None:
             self._lost_keys.add(LinkKey(link.name))
             self._lost_kinds.add(RouteKey)
             if link.name in self._written:
                 self._lost_kinds.add(AddressKey)  # its local routes went, and come back without our source
 
     def _lost_link(self, index: int) -> None:
-        if self._interface(index) is not None:
-            link = self._links[index]
+        link = self._links.get(index)
+        if link is not None and is_tunnel(link.name):
+            self._lost_keys.add(TunnelKey(link.name))
+        elif link is not None and self._interface(index) is not None:
             self._lost_keys.add(LinkKey(link.name))
             self._lost_keys.update(AddressKey(link.name, prefix) for prefix in self._addresses.get(index, ()))
             self._lost_kinds.add(RouteKey)
@@ -158,8 +174,13 @@ class LinkTable:
         elif self._interface(index) is not None:
             self._lost_kinds.add(RouteKey)
 
+    def _lost_entry(self, entry: EntryGone) -> None:
+        link = self._links.get(entry.link)
+        if link is not None and link.name == VXLAN_LINK:
+            self._lost_keys.add(FdbKey(link.name, entry.mac) if entry.forwarding else NeighbourKey(link.name, entry.address))
+
     def _lost_route(self, route: RouteGone) -> None:
-        if route.protocol == ROUTE_PROTOCOL:
+        if route.protocol == ROUTE_PROTOCOL or route.table == OVERLAY_TABLE:
             self._lost_keys.add(RouteKey(route.prefix, route.table))
         link = self._links.get(route.link)
         if route.table == _TABLE_LOCAL and route.host and link is not None and link.name in self._written:

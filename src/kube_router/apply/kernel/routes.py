@@ -106,9 +106,11 @@ class RouteTarget:
         return failed
 
     def _still_ours(self, keys: Iterable[RouteKey]) -> set[RouteKey]:
-        """Those that a route of ours is found under at once; in the overlay's table all. Of the others some may be ours too (a longer prefix
-        or a lower metric comes first for the same address): they are then made as if they were new, and what they collide with is
-        looked at."""
+        """Those that a route of ours is found under at once; in the overlay's table all.
+
+        Of the others some may be ours too (a longer prefix or a lower metric comes first for the same address): they are then made as
+        if they were new, and what they collide with is looked at.
+        """
         ours: set[RouteKey] = set()
         for key in keys:
             if key.table == OVERLAY_TABLE:

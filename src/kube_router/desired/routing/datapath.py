@@ -30,6 +30,12 @@ def address(node: Node, family: Family) -> str:
     return next(iter((*of_family(node.datapath, family), *of_family(node.addresses, family))), "")
 
 
+def outer_family(node: Node, families: tuple[Family, ...]) -> Family:
+    """Family of the node's first address for pod traffic, of those that are switched on: what carries a link that spans families."""
+    first = next((address for address in (*node.datapath, *node.addresses) if family_of(address) in families), "")
+    return family_of(first) if first else families[0]
+
+
 def ends(own: Node, other: Node) -> tuple[str, str]:
     """Addresses of the session between two nodes, ours first; "" where a node has none."""
     for chosen in own.datapath:

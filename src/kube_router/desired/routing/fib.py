@@ -1,73 +1,42 @@
-"""The kernel's routes: a pure function of the speaker's best paths, this node's links and its own Node object.
+"""The kernel's routes: a pure function of the speaker's best paths, the ways to their next hops, and this node.
 
 A guard refuses what no speaker may tell us to route: the default route, a network that we are connected to, our own pod
-ranges, our own addresses, and whatever is of a family that is switched off. What is not on a network of ours needs a tunnel
-(overlay), which is not there yet: no route.
+ranges, our own addresses, and whatever is of a family that is switched off.
 """
 
 from __future__ import annotations
 
-import ipaddress
-
-import msgspec
+from collections.abc import Mapping
+from functools import lru_cache
 
 from kube_router.desired import NOTHING, Desired
-from kube_router.desired.routing.datapath import all_addresses
-from kube_router.kit.net import FAMILIES, Family, contains, family_of, network
-from kube_router.model.objects import BestPath, Interface, Node
-from kube_router.model.state import Key, Value
-from kube_router.model.state.links import Route, RouteKey, through
+from kube_router.desired.routing.around import Surroundings
+from kube_router.desired.routing.tunnels import Way, step
+from kube_router.kit.net import family_of, network
+from kube_router.model.objects import BestPath
+from kube_router.model.state.links import Hop, Route, RouteKey
 
 
-class Surroundings(msgspec.Struct, frozen=True):
-    """What of this node decides over a route. `subnets`: networks of the links that hold the node's addresses, published ones
-    included; `connected`: networks of all its links; `own`: its pod ranges; `addresses`: all its addresses; `families`: those that
-    are switched on."""
+def route(path: BestPath | None, around: Surroundings, ways: Mapping[str, Way]) -> Desired:
+    """The route to a learned prefix through all its next hops that there is a way to, several as one multipath route.
 
-    subnets: tuple[str, ...] = ()
-    connected: frozenset[str] = frozenset()
-    own: tuple[str, ...] = ()
-    addresses: frozenset[str] = frozenset()
-    families: tuple[Family, ...] = FAMILIES
-
-
-def surroundings(node: Node | None, interfaces: tuple[Interface, ...], *, families: tuple[Family, ...] = FAMILIES) -> Surroundings:
-    """Surroundings of a node with these links."""
-    wanted = frozenset(all_addresses(node)) if node else frozenset()
-    subnets: set[str] = set()
-    connected: set[str] = set()
-    addresses: set[str] = set()
-    for link in interfaces:
-        for prefix in link.addresses:
-            cidr = network_of(prefix)
-            address = prefix.split("/")[0]
-            addresses.add(address)
-            connected.add(cidr)
-            if address in wanted:
-                subnets.add(cidr)
-    return Surroundings(
-        subnets=tuple(sorted(subnets)),
-        connected=frozenset(connected),
-        own=node.pod_cidrs if node else (),
-        addresses=frozenset(addresses),
-        families=families,
-    )
-
-
-def network_of(prefix: str) -> str:
-    """The network that an address with prefix length is on."""
-    return str(ipaddress.ip_interface(prefix).network)
-
-
-def route(path: BestPath | None, around: Surroundings) -> Desired:
-    """The route to a learned prefix: through those next hops that are on a network of ours, several as one multipath route."""
+    Through a tunnel this node's own packets get its address as source, since the tunnel has none.
+    """
     if path is None or refusal(path.prefix, around):
         return NOTHING
-    gateways = [hop for hop in path.next_hops if _usable(hop, path.prefix, around)]
-    if not gateways:
+    family = family_of(path.prefix)
+    found = [ways[hop] for hop in path.next_hops if family_of(hop) == family and hop in ways and not ways[hop].refused]
+    if not found:
         return NOTHING
-    state: dict[Key, Value] = {RouteKey(path.prefix): Route(through(*gateways))}
-    return Desired(state)
+    hops = tuple(sorted(step(one, alone=len(found) == 1) for one in found))
+    source = around.local.get(family, "") if any(one.link for one in found) else ""
+    return Desired({RouteKey(path.prefix): _shared(hops, source)})
+
+
+@lru_cache(maxsize=4096)
+def _shared(hops: tuple[Hop, ...], source: str) -> Route:
+    """One object for all routes that go the same way: there may be a hundred thousand."""
+    return Route(hops, source=source)
 
 
 def refusal(prefix: str, around: Surroundings) -> str:
@@ -83,8 +52,3 @@ def refusal(prefix: str, around: Surroundings) -> str:
     if prefix.split("/")[0] in around.addresses and network(prefix).num_addresses == 1:
         return "an address of this node"
     return ""
-
-
-def _usable(hop: str, prefix: str, around: Surroundings) -> bool:
-    same_family = family_of(hop) == family_of(prefix)
-    return same_family and hop not in around.addresses and any(contains(subnet, hop) for subnet in around.subnets)

@@ -9,11 +9,12 @@ import msgspec
 from kube_router.config.options import Options
 from kube_router.desired.routing import datapath
 from kube_router.kit.net import Family, contains
-from kube_router.model.names import BRIDGE, DUMMY
+from kube_router.model.names import BRIDGE, DUMMY, is_tunnel
 from kube_router.model.objects import CniFile, Interface, Node
 
-# Octets that an IPIP tunnel adds: an outer IPv4 header; an outer IPv6 header and the encapsulation limit option (RFC 2473 4.1).
-IPIP_OVERHEAD: Final[dict[Family, int]] = {4: 20, 6: 48}
+# Octets that a tunnel adds. IP in IP: an outer IPv4 header; an outer IPv6 header and the encapsulation limit option (RFC 2473 4.1).
+# FOU: these, a UDP header and a GUE header of 4. VXLAN (RFC 7348 4): an outer header, UDP, its own 8, and the Ethernet header inside.
+OVERHEAD: Final[dict[str, dict[Family, int]]] = {"ipip": {4: 20, 6: 48}, "fou": {4: 32, 6: 60}, "vxlan": {4: 50, 6: 70}}
 LINK_LOCAL: Final = "fe80::/10"
 LARGEST: Final = 65535  # an IPv4 packet's length field; loopback's 65536 fits no bridge
 SMALLEST_IPV4: Final = 68  # RFC 791 3.2
@@ -52,19 +53,32 @@ def _node_mtu(node: Node | None, interfaces: tuple[Interface, ...]) -> int:
 def pod_mtu(node: Node, interfaces: tuple[Interface, ...], options: Options) -> int:
     """MTU for bridge and CNI configuration in octets; 0 when no link tells.
 
-    The smallest of the links that hold the node's addresses, or those that it published for pods. An address on loopback says
-    nothing about the way out: then every link with a global address counts. With the overlay enabled its overhead comes off,
-    used or not, so that the value does not change as nodes come and go.
+    With the overlay enabled its overhead comes off, used or not, so that the value does not change as nodes come and go.
+    """
+    mtu = link_mtu(node, interfaces, options)
+    if not mtu or not options.enable_overlay:
+        return mtu and max(mtu, SMALLEST)
+    return max(mtu - max(OVERHEAD[options.overlay_encap][family] for family in outer_families(node, options)), SMALLEST)
+
+
+def outer_families(node: Node, options: Options) -> tuple[Family, ...]:
+    """Families of the packets that tunnels are made of: of each family its own, but for VXLAN, where one link carries both."""
+    if options.overlay_encap != "vxlan":
+        return options.families
+    return (datapath.outer_family(node, options.families),)
+
+
+def link_mtu(node: Node, interfaces: tuple[Interface, ...], options: Options) -> int:
+    """The smallest MTU of the links that hold the node's addresses, or those that it published for pods; 0 when no link tells.
+
+    An address on loopback says nothing about the way out: then every link with a global address counts.
     """
     addresses = {datapath.address(node, family) for family in options.families} if node.datapath else set(node.addresses)
     links = [link for link in interfaces if any(_host(a) in addresses for a in link.addresses) and not _is_loopback(link)]
     if not links:
         links = [link for link in interfaces if link.up and _leads_out(link)]
     mtus = [link.mtu for link in links if link.mtu]
-    if not mtus:
-        return 0
-    overhead = max(IPIP_OVERHEAD[family] for family in options.families) if options.enable_overlay else 0
-    return max(min([*mtus, LARGEST]) - overhead, SMALLEST)
+    return min([*mtus, LARGEST]) if mtus else 0
 
 
 def _host(prefix: str) -> str:
@@ -76,6 +90,7 @@ def _leads_out(link: Interface) -> bool:
     return (
         not _is_loopback(link)
         and link.name.name not in (BRIDGE, DUMMY)
+        and not is_tunnel(link.name.name)
         and any(not contains(LINK_LOCAL, _host(prefix)) for prefix in link.addresses)
     )
 

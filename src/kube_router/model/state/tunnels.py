@@ -15,9 +15,10 @@ class TunnelKey(Key, frozen=True):
 class Tunnel(Value, frozen=True):
     """A tunnel.
 
-    `kind`: rtnetlink's "ipip", "ip6tnl" or "vxlan". `remote` "" for vxlan, whose ends are in its forwarding table. `port`: for vxlan its
-    UDP port; for the others the port that generic UDP encapsulation goes to, 0 for none. `mtu` 0 leaves it to the kernel. `mac`: vxlan only.
-    `up` and `odd` are observed only: a tunnel of ours is up, and `odd` names every other attribute that is not as we make it, with its value.
+    `kind`: rtnetlink's "ipip", "ip6tnl" or "vxlan". `remote` "" for vxlan, whose other ends are in its forwarding table. `port`: for
+    vxlan its UDP port; for the others the port that generic UDP encapsulation goes to, 0 for none. `mtu` 0 leaves it to the kernel.
+    `mac`: vxlan only. `up` and `odd` are observed only: a tunnel of ours is up, and `odd` names each further attribute that is not as
+    we make it, with its value.
     """
 
     kind: str
