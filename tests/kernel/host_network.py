@@ -18,6 +18,7 @@ from kube_router.apply.kernel.ipset import SetTarget
 from kube_router.apply.kernel.iptables import IptablesTarget
 from kube_router.apply.kernel.iptables_tools import Backend, installed
 from kube_router.apply.kernel.links import LinkTarget
+from kube_router.apply.kernel.sysctls import SysctlTarget
 from kube_router.cache.cache import Cache
 from kube_router.config.options import defaults
 from kube_router.control.absent import Absent
@@ -48,7 +49,7 @@ class HostNetwork:
         self.sets, self.rules = SetTarget(), IptablesTarget(installed(Commands())[backend])
         with self.netns.entered():  # where its socket belongs
             links = LinkTarget()
-        self.targets: list[Target] = [links, self.sets, self.rules, CniFileTarget()]
+        self.targets: list[Target] = [links, SysctlTarget(), self.sets, self.rules, CniFileTarget()]
         for sysctl in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
             self.netns.run(f"sysctl -q -w {sysctl}=1")
         self._cycle: Cycle

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+from kube_router.apply.kernel import bridge_filter
 from kube_router.apply.kernel.netlink_socket import ROUTE, NetlinkSocket
 from kube_router.codec import addresses as codec
 from kube_router.kit.errors import Busy, Stale
@@ -45,6 +46,8 @@ class LinkTarget:
 
     def observe(self, wanted: Mapping[Key, Value]) -> Mapping[Key, Value]:
         """Our links that exist. One that meets what is wanted of it is returned as wanted."""
+        if any(isinstance(wish, Link) and wish.filtered for wish in wanted.values()):
+            bridge_filter.load()
         held: dict[Key, Value] = {}
         with self._lock, _session() as rtnl:
             for name in ownership.LINKS:

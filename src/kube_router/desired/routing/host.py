@@ -20,9 +20,13 @@ from kube_router.kit.net import Family, family_of, of_family
 from kube_router.model.names import BRIDGE, EGRESS_CHAIN, NODE_IPS, POD_SUBNETS, PODS_CHAIN, set_name
 from kube_router.model.objects import CniFile, Interface, Kind, Name, Node, Ref
 from kube_router.model.state import Key, Value
-from kube_router.model.state.links import CniConfig, FileKey, Link, LinkKey
+from kube_router.model.state.links import CniConfig, FileKey, Link, LinkKey, Sysctl, SysctlKey
 from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey, Member, SetKey, SetMember, SetSpec
 
+# Packets that cross our bridge pass iptables by an attribute of it; the kernel's switch for all bridges is the admin's. It is only looked
+# at: without the module it is not there, our attribute has no effect, and the target says so.
+_BRIDGE_FILTER: Final = "net/bridge/bridge-nf-call-iptables"
+_AS_IT_IS: Final = Sysctl("1", only_if=("1",))
 FORWARD_RANK: Final = 20  # after the policies' jump (0): what they deny is never accepted here
 
 
@@ -46,6 +50,7 @@ def host(node: Node | None, interfaces: tuple[Interface, ...], cni: CniFile | No
     state: dict[Key, Value] = {}
     ranges = tuple(cidr for cidr in node.pod_cidrs if family_of(cidr) in options.families) if node else ()
     mtu = chosen(node, interfaces, cni, options)
+    state[SysctlKey(_BRIDGE_FILTER)] = _AS_IT_IS
     state[LinkKey(BRIDGE)] = Link("bridge", mtu=mtu.bridge, filtered=True, only_in=ranges)
     uplinks = uplinks_of(node, interfaces)
     for family in options.families:
