@@ -22,7 +22,7 @@ from kube_router.cache.cache import Cache
 from kube_router.config.options import Options, defaults
 from kube_router.control.cycle import Cycle, Outcome
 from kube_router.control.speaker import SpeakerController, peers_of
-from kube_router.model.objects import BestPath, Kind, Name, Node
+from kube_router.model.objects import BestPath, Kind, Name, Node, Object
 from kube_router.watch.events import Batch, write
 from kube_router.watch.speaker import SpeakerWatch
 from kube_router.watch.speaker_paths import LearnedPaths
@@ -49,7 +49,7 @@ class Host:
     def __init__(self, number: int, speaker: Speaker, segment: Netns, options: Options) -> None:
         self.number, self.speaker, self.options = number, speaker, options
         self.netns = speaker.netns
-        self.objects: dict[Name, Node] = {}
+        self.objects: dict[Name, Object] = {}
         self.preserved = False
         port = f"p{number}"
         segment.run(f"ip link add {port} type veth peer name up0 netns {self.netns.path}")
@@ -63,7 +63,10 @@ class Host:
         self.cache = Cache()
         controller = SpeakerController(self.options)
         self.client = Client(self.speaker.target)
-        self.target = GobgpTarget(self.client, preserved=lambda: self.preserved)
+        self.told: list[tuple[str, str]] = []
+        self.target = GobgpTarget(
+            self.client, preserved=lambda: self.preserved, tell=lambda reason, message: self.told.append((reason, message))
+        )
         self.report = Recorder()
         self.cycle = Cycle(
             controller, feed=self.cache.feed(controller.reads), view=self.cache.view, targets=[self.target], report=self.report
@@ -90,8 +93,8 @@ class Host:
             await self.task
         self.client.close()
 
-    def know(self, *nodes: Node) -> None:
-        for value in nodes:
+    def know(self, *objects: Object) -> None:
+        for value in objects:
             self.objects[value.name] = value
             self.cache.put(value)
 
@@ -129,12 +132,12 @@ class Mesh:
             options = defaults(node_name=f"node{number}", **{"enable_ipv6": True, **flags})
             self.hosts.append(Host(number, Speaker(generation, home, namespaces()), self.segment, options))
 
-    async def up(self, *nodes: Node) -> None:
-        """Every speaker runs, every daemon knows these nodes and has programmed its own."""
+    async def up(self, *objects: Object) -> None:
+        """Every speaker runs, every daemon knows these nodes (and Services, and slices) and has programmed its own."""
         for host in self.hosts:
             host.speaker.start()
             host.start()
-            host.know(*nodes)
+            host.know(*objects)
             assert (await host.sync()).good, (host.report.failures, host.report.rejections)
 
     async def end(self) -> None:
