@@ -18,6 +18,7 @@ from kube_router.codec.notices import (
     LinkGone,
     LinkSeen,
     RouteGone,
+    RouteReplaced,
     RuleGone,
     Told,
     filter_program,
@@ -298,6 +299,7 @@ def test_tunnels_of_ours_are_no_news_whatever_addresses_the_kernel_gives_them() 
     [
         ([LinkGone(7)], TunnelKey("tun-cae1aae1758")),
         ([changed(TUNNEL, up=False)], TunnelKey("tun-cae1aae1758")),
+        ([RouteReplaced("10.233.65.0/24", 254)], RouteKey("10.233.65.0/24")),
         ([RuleGone("10.233.64.0/24", 77)], RuleKey("10.233.64.0/24", 77)),
         ([RouteGone("192.168.60.52/32", 77, 3, 7, True)], RouteKey("192.168.60.52/32", 77)),
         ([EntryGone(8, True, "192.168.60.52", "02:00:00:00:00:01")], FdbKey("kube-vxlan", "02:00:00:00:00:01")),
@@ -326,10 +328,10 @@ def test_a_lost_default_route_has_a_prefix() -> None:
     assert parse(25, memoryview(head + body)) == RouteGone("::/0", 300, 17, 2, False)
 
 
-def test_the_filter_drops_notices_of_new_routes_and_neighbours_only() -> None:
-    def verdict(kind: int) -> int:
+def test_the_filter_drops_notices_of_new_neighbours_and_of_routes_that_take_no_others_place() -> None:
+    def verdict(kind: int, flags: int = 0) -> int:
         """Run the program as the kernel does."""
-        message = struct.pack("=IHHII", 16, kind, 0, 0, 0)
+        message = struct.pack("=IHHII", 16, kind, flags, 0, 0)
         program, at, accumulator = filter_program(), 0, 0
         while True:
             code, yes, no, operand = program[at]
@@ -338,9 +340,12 @@ def test_the_filter_drops_notices_of_new_routes_and_neighbours_only() -> None:
                 accumulator = int.from_bytes(message[operand : operand + 2], "big")
             elif code == 0x15:
                 at += yes if accumulator == operand else no
+            elif code == 0x45:
+                at += yes if accumulator & operand else no
             elif code == 0x06:
                 return operand
             else:
                 raise AssertionError(f"instruction {code:#x}")
 
     assert [kind for kind in range(16, 36) if not verdict(kind)] == [24, 28]
+    assert [kind for kind in range(16, 36) if not verdict(kind, 0x100)] == [28]

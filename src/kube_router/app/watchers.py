@@ -60,7 +60,7 @@ class Watchers:
         self._api = ApiWatch(self._client, kinds - _HOST_KINDS, own_node=self._options.node_name, own_pods_only=own_pods_only)
         self._api.start(asyncio.get_running_loop(), inbox, failed)
         if Kind.INTERFACE in kinds:
-            self._links = InterfaceWatch(inbox, inbox.disturbed, dumper=_rtnetlink)
+            self._links = InterfaceWatch(inbox, inbox.disturbed, dumper=_rtnetlink, own=self._targets.routes.port)
             tasks.add(asyncio.create_task(self._links.run(), name="links"))
         if Kind.CNI_FILE in kinds:
             cni = CniWatch(inbox, inbox.disturbed, self._options.cni_conf_file, folders=self._options.cni_folders)

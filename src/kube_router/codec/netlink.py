@@ -52,12 +52,14 @@ class Message(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """One message of an answer, its payload a view that stays valid as long as it is held."""
+    """One message of an answer, its payload a view that stays valid as long as it is held. `port`: of a notice, the port id of the
+    socket that asked for the change, 0 for the kernel's own."""
 
     type: int
     flags: int
     sequence: int
     payload: memoryview
+    port: int = 0
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -83,10 +85,10 @@ def replies(data: bytes) -> Iterator[Reply]:
     view = memoryview(data)
     offset, end = 0, len(data)
     while offset + 16 <= end:
-        length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
+        length, kind, flags, sequence, port = HEADER.unpack_from(data, offset)
         if length < 16 or offset + length > end:
             raise ValueError(f"netlink message of {length} octets at {offset} of {end}")
-        yield Reply(kind, flags, sequence, view[offset + 16 : offset + length])
+        yield Reply(kind, flags, sequence, view[offset + 16 : offset + length], port)
         offset += (length + 3) & ~3
 
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from kube_router.codec import neighbours
 from kube_router.codec.neighbours import DELETE_NEIGHBOUR, NEW_NEIGHBOUR
-from kube_router.codec.netlink import DUMP, REQUEST, U32, Message, Reply, attribute, attributes
+from kube_router.codec.netlink import DUMP, REPLACE, REQUEST, U32, Message, Reply, attribute, attributes
 from kube_router.codec.policy_rules import DELETE_RULE, parse_rule
 from kube_router.codec.rtnetlink import (
     DELETE_ROUTE,
@@ -86,6 +86,13 @@ class RouteGone(NamedTuple):
     host: bool
 
 
+class RouteReplaced(NamedTuple):
+    """Somebody laid a route over the one to this prefix, in its place."""
+
+    prefix: str
+    table: int
+
+
 class RuleGone(NamedTuple):
     """A policy rule that names a source, a table and nothing else is there no more."""
 
@@ -102,7 +109,7 @@ class EntryGone(NamedTuple):
     mac: str
 
 
-Told = LinkSeen | LinkGone | AddressSeen | AddressGone | RouteGone | RuleGone | EntryGone
+Told = LinkSeen | LinkGone | AddressSeen | AddressGone | RouteGone | RouteReplaced | RuleGone | EntryGone
 
 
 def dump_links() -> Message:
@@ -116,31 +123,40 @@ def dump_addresses() -> Message:
     return Message(_GET_ADDRESS, REQUEST | DUMP, _IFADDR.pack(0, 0, 0, 0, 0))
 
 
-def parse(kind: int, payload: memoryview) -> Told | None:
-    """One message of a dump or notice by its type; None for what does not concern us. ValueError or struct.error when cut short."""
+def parse(kind: int, payload: memoryview, flags: int = 0) -> Told | None:
+    """One message of a dump or notice by its type and flags; None for what does not concern us.
+
+    ValueError or struct.error when cut short.
+    """
     if kind in (NEW_ADDRESS, DELETE_ADDRESS):
         return _address(payload, there=kind == NEW_ADDRESS)
     if kind in (NEW_LINK, DELETE_LINK):
         return _link(payload, there=kind == NEW_LINK)
     if kind == DELETE_ROUTE:
         return _route_gone(payload)
+    if kind == NEW_ROUTE:
+        gone = _route_gone(payload) if flags & REPLACE else None
+        return RouteReplaced(gone.prefix, gone.table) if gone else None
     if kind == DELETE_RULE:
         return _rule_gone(kind, payload)
     return _entry_gone(kind, payload) if kind == DELETE_NEIGHBOUR else None
 
 
 def filter_program() -> list[tuple[int, int, int, int]]:
-    """A socket filter (linux/filter.h) that drops notices of new routes and neighbours, which nobody here reads: there may be a million.
+    """A socket filter (linux/filter.h) that drops notices which nobody here reads, for there may be a million: of new neighbours, and
+    of new routes that take no other's place.
 
     Instructions as (code, jump if true, jump if false, operand). Filters load numbers in network order, netlink has them in the host's.
     """
-    new_route, new_neighbour = (int.from_bytes(struct.pack("=H", kind), "big") for kind in (NEW_ROUTE, NEW_NEIGHBOUR))
+    new_route, new_neighbour, replace = (int.from_bytes(struct.pack("=H", n), "big") for n in (NEW_ROUTE, NEW_NEIGHBOUR, REPLACE))
     return [
         (0x28, 0, 0, 4),  # load the half word at 4: nlmsg_type
-        (0x15, 1, 0, new_route),  # when it is RTM_NEWROUTE
-        (0x15, 0, 1, new_neighbour),  # or RTM_NEWNEIGH
+        (0x15, 3, 0, new_neighbour),  # RTM_NEWNEIGH: drop
+        (0x15, 0, 3, new_route),  # anything but RTM_NEWROUTE: keep
+        (0x28, 0, 0, 6),  # load nlmsg_flags
+        (0x45, 1, 0, replace),  # NLM_F_REPLACE: keep
         (0x06, 0, 0, 0),  # drop the message
-        (0x06, 0, 0, 0xFFFFFFFF),  # else keep all of it
+        (0x06, 0, 0, 0xFFFFFFFF),  # keep all of it
     ]
 
 
@@ -176,7 +192,7 @@ def _address(payload: memoryview, *, there: bool) -> Told | None:
     return AddressSeen(index, prefix) if there and not flags & _DADFAILED else AddressGone(index, prefix)
 
 
-def _route_gone(payload: memoryview) -> Told | None:
+def _route_gone(payload: memoryview) -> RouteGone | None:
     number, length, _, _, table, protocol, _, _, _ = ROUTE_MESSAGE.unpack_from(payload)
     if number not in (_INET, _INET6):
         return None

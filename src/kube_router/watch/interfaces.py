@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from kube_router.codec.netlink import Message, Reply, replies
-from kube_router.codec.notices import GROUPS, Told, dump_addresses, dump_links, filter_program, parse
+from kube_router.codec.notices import GROUPS, RouteReplaced, Told, dump_addresses, dump_links, filter_program, parse
 from kube_router.kit.errors import TargetError
 from kube_router.telemetry.logging import get_logger
 from kube_router.watch.events import Batch, Sink
@@ -49,11 +49,15 @@ class Dumper(Protocol):
 class InterfaceWatch:
     """Links of the network namespace that the process is in. `run` is a task for the whole life; cancel it to stop."""
 
-    def __init__(self, sink: Sink, notice: Callable[[Disturbance], None], *, dumper: Callable[[], Dumper], buffer: int = BUFFER) -> None:
+    def __init__(
+        self, sink: Sink, notice: Callable[[Disturbance], None], *, dumper: Callable[[], Dumper], buffer: int = BUFFER, own: int = 0
+    ) -> None:
+        """`own`: port id of the socket that writes our routes, whose replacements are no news."""
         self._sink = sink
         self._notice = notice
         self._make_dumper = dumper
         self._buffer = buffer
+        self._own = own
         self._dumper: Dumper | None = None
         self._table = LinkTable()
         self._socket: socket.socket | None = None
@@ -130,8 +134,8 @@ class InterfaceWatch:
                 self._lost.set()
                 return
             for reply in replies(data):
-                told = parse(reply.type, reply.payload)
-                if told is not None:
+                told = parse(reply.type, reply.payload, reply.flags)
+                if told is not None and not (reply.port == self._own and isinstance(told, RouteReplaced)):
                     self._table.hear(told)
 
     def _discard(self) -> None:

@@ -6,9 +6,9 @@ of their own, and tunnels of ours. Links whose addresses we write ourselves (`wr
 not our input.
 
 **What counts as disturbed.** Our own writes come back as notices like everybody else's, and bear no reliable mark. So only losses are
-told, by key: a key that somebody deleted matters only while it is wanted, and what we delete ourselves is not wanted any more at
-that time. Where the kernel itself drops state without a notice (IPv4 routes over a link that goes down or away, or whose address
-goes), the whole kind is told.
+told (a route that another lays over ours is one), by key: a key that somebody deleted matters only while it is wanted, and what we
+delete ourselves is not wanted any more at that time. Where the kernel itself drops state without a notice (IPv4 routes over a link
+that goes down or away, or whose address goes), the whole kind is told.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from kube_router.codec.notices import AddressGone, AddressSeen, EntryGone, LinkGone, LinkSeen, RouteGone, RuleGone, Told
+from kube_router.codec.notices import AddressGone, AddressSeen, EntryGone, LinkGone, LinkSeen, RouteGone, RouteReplaced, RuleGone, Told
 from kube_router.model.names import DUMMY, OVERLAY_TABLE, ROUTE_PROTOCOL, VXLAN_LINK, is_tunnel
 from kube_router.model.objects import Interface, Kind, Name, Ref
 from kube_router.model.state import Key
@@ -81,6 +81,8 @@ class LinkTable:
                 self._lost_address(index, prefix)
             case RouteGone():
                 self._lost_route(told)
+            case RouteReplaced(prefix=prefix, table=table):
+                self._lost_keys.add(RouteKey(prefix, table))
             case RuleGone(source=source, table=table):
                 self._lost_keys.add(RuleKey(source, table))
             case EntryGone():
@@ -131,7 +133,7 @@ class LinkTable:
                 self._addresses.setdefault(index, set()).add(prefix)
             case AddressGone(link=index, prefix=prefix):
                 self._addresses.get(index, set()).discard(prefix)
-            case RouteGone() | RuleGone() | EntryGone():
+            case RouteGone() | RouteReplaced() | RuleGone() | EntryGone():
                 return
         self._touched.add(told.link)
 

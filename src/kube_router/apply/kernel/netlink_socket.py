@@ -80,6 +80,12 @@ class NetlinkSocket:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEOUT)
 
+    @property
+    def port(self) -> int:
+        """Its port id, which notices of what it changed bear."""
+        port: int = self._socket.getsockname()[0]
+        return port
+
     def close(self) -> None:
         """Give the socket back."""
         self._socket.close()

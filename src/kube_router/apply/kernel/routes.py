@@ -52,6 +52,11 @@ class RouteTarget:
         """Messages sent to the kernel so far, dumps included."""
         return self._socket.sent
 
+    @property
+    def port(self) -> int:
+        """Port id of its socket, which notices of its changes bear."""
+        return self._socket.port
+
     def close(self) -> None:
         """Give the socket back."""
         self._socket.close()
