@@ -26,9 +26,6 @@ class NotYet:
 
 
 NOT_YET: Final[tuple[NotYet, ...]] = (
-    NotYet("advertise-cluster-ip", lambda o: o.advertise_cluster_ip, "announcing Service addresses"),
-    NotYet("advertise-external-ip", lambda o: o.advertise_external_ip, "announcing Service addresses"),
-    NotYet("advertise-loadbalancer-ip", lambda o: o.advertise_loadbalancer_ip, "announcing Service addresses"),
     NotYet("enable-bfd", lambda o: o.enable_bfd, "BFD"),
     NotYet("enable-ibgp", lambda o: not o.enable_ibgp, "a mesh other than of all nodes"),
     NotYet("enable-pprof", lambda o: o.enable_pprof, "profiling over HTTP"),
@@ -37,7 +34,6 @@ NOT_YET: Final[tuple[NotYet, ...]] = (
     NotYet("netpol-default-deny", lambda o: o.netpol_default_deny, "denying pods whose policies are not in place"),
     NotYet("nodeport-bindon-all-ip", lambda o: o.nodeport_bindon_all_ip, "node ports on every address"),
     NotYet("nodes-full-mesh", lambda o: not o.nodes_full_mesh, "a mesh other than of all nodes"),
-    NotYet("override-nexthop", lambda o: o.override_nexthop, "external peers"),
     NotYet("peer-router-ips", lambda o: bool(o.peer_router_ips), "external peers"),
     NotYet("run-loadbalancer", lambda o: o.run_loadbalancer, "the load-balancer allocator"),
     NotYet("runtime-endpoint", lambda o: bool(o.runtime_endpoint), "direct server return"),
