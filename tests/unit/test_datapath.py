@@ -11,6 +11,7 @@ from kube_router.apply.apiserver.annotations import AnnotationTarget
 from kube_router.codec.objects import decode_item
 from kube_router.config.options import defaults
 from kube_router.control.datapath import DatapathController
+from kube_router.control.fib import FibController
 from kube_router.control.speaker import SpeakerController
 from kube_router.desired.routing.around import surroundings
 from kube_router.desired.routing.datapath import address, all_addresses, ends, publication
@@ -18,7 +19,7 @@ from kube_router.desired.routing.rules import Terms, rules
 from kube_router.kit.apiserver import ApiError
 from kube_router.kit.errors import Busy
 from kube_router.model.names import DATAPATH_ANNOTATION
-from kube_router.model.objects import Interface, Kind, Name, Node, Ref
+from kube_router.model.objects import BestPath, Interface, Kind, Name, Node, Ref
 from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.bgp import (
     BgpPolicy,
@@ -32,6 +33,7 @@ from kube_router.model.state.bgp import (
     SpeakerKey,
 )
 from kube_router.model.state.cluster import Annotation, AnnotationKey
+from kube_router.model.state.tunnels import Tunnel
 from tests.engine import Node as LabNode
 
 NETWORK = "192.168.50.0/24"
@@ -314,3 +316,19 @@ def test_u104_no_statement_towards_nodes_names_a_set_that_may_be_empty(published
 def test_u104_a_next_hop_on_the_network_for_pod_traffic_is_on_a_network_of_ours():
     links = (link("eth0", "203.0.113.1/24"), link("eth1", "192.168.50.1/24"), link("eth2", "10.8.0.1/24"))
     assert surroundings(A, links, defaults()).subnets == ("192.168.50.0/24", "203.0.113.0/24")
+
+
+def test_u104_tunnels_begin_and_end_on_the_published_addresses():
+    far = Node(B.name, addresses=B.addresses, datapath=("192.168.51.2",), pod_cidrs=B.pod_cidrs)
+    node = LabNode(lambda: FibController(DUAL))
+    for value in (
+        A,
+        far,
+        link("eth0", "203.0.113.1/24"),
+        link("eth1", "192.168.50.1/24"),
+        BestPath(Name("", "10.233.65.0/24"), ("192.168.51.2",)),
+    ):
+        node.feed(value)
+    node.settle()
+    (tunnel,) = [value for value in node.world.state.values() if isinstance(value, Tunnel)]
+    assert (tunnel.local, tunnel.remote) == ("192.168.50.1", "192.168.51.2")
