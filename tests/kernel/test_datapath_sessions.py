@@ -13,6 +13,7 @@ from kube_router.model.objects import Node
 from lab.kernel_netns import Netns
 from tests import speakers
 from tests.kernel.mesh import Host, Mesh, node, until
+from tests.kernel.router import Router
 
 pytestmark = pytest.mark.needs("root", "netns", "veth", "bridge", "iptables_nft")
 generations = pytest.mark.parametrize("generation", sorted(speakers.binaries()))
@@ -72,6 +73,35 @@ def test_u104_sessions_and_next_hops_use_the_network_for_pods_while_the_public_o
             hops = public | dict(zip(families, private(2, families=families), strict=True))
             assert first.routes == {"10.233.65.0/24": (hops[4],), "fd00:65::/64": (hops[6],)}
         finally:
+            await mesh.end()
+
+    asyncio.run(go())
+
+
+@generations
+def test_u104_an_external_peer_on_the_public_network_gets_a_next_hop_that_it_can_reach(
+    generation: str, tmp_path: Path, namespaces: Callable[[], Netns]
+) -> None:
+    async def go() -> None:
+        outside = {"peer_router_ips": ("192.168.50.201", "fd00:50::201"), "peer_router_asns": (65001, 65001)}
+        mesh = Mesh(generation, tmp_path, namespaces, 1, router_id="generate", **outside)
+        (tmp_path / "router").mkdir()
+        router = Router(1, speakers.Speaker(generation, tmp_path / "router", namespaces()), mesh.segment)
+        try:
+            segment = namespaces()
+            segment.run("ip link add br0 type bridge")
+            segment.run("ip link set br0 up")
+            give_private_network(mesh.hosts[0], segment)
+            for tool, address in (("iptables-nft", "192.168.50.201"), ("ip6tables-nft", "fd00:50::201")):
+                mesh.hosts[0].netns.run(f"{tool} -I INPUT -s {address} -j ACCEPT")
+            router.start()
+            for address in ("192.168.50.50", "fd00:50::50"):
+                router.peer(address)
+            await mesh.up(multihomed(1))
+            await until(lambda: len(router.received()) == 2, UP)
+            assert router.received() == {"10.233.64.0/24": "192.168.50.50", "fd00:64::/64": "fd00:50::50"}
+        finally:
+            router.stop()
             await mesh.end()
 
     asyncio.run(go())
