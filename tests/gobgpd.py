@@ -8,7 +8,7 @@ knows nothing after a restart.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,6 +63,11 @@ class FakeGobgpd:
         if fails:
             raise Busy("told to give no answer")
         return reply
+
+    def pour(self, method: str, messages: Iterable[dict[str, Any]]) -> None:
+        """One failure may come after some messages."""
+        for fields in messages:
+            self.send(method, **fields)
 
     def list(self, method: str, **fields: Any) -> list[Any]:
         assert method in _LISTS
@@ -139,6 +144,14 @@ class FakeGobgpd:
     def _add_path(self, request: Any) -> None:
         self._active()
         self.paths[str(request.path.nlri)] = request.path
+
+    def _add_path_stream(self, request: Any) -> None:
+        self._active()
+        for path in request.paths:
+            if path.is_withdraw:
+                self.paths.pop(str(path.nlri), None)
+            else:
+                self.paths[str(path.nlri)] = path
 
     def _delete_path(self, request: Any) -> None:
         self._active()

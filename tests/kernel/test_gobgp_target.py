@@ -17,7 +17,7 @@ from kube_router.control.speaker import SpeakerController
 from kube_router.kit.errors import Busy, Stale
 from kube_router.model.objects import Name, Node
 from kube_router.model.state import Change
-from kube_router.model.state.bgp import DefinedSetMember, Neighbor, NeighborKey, PathKey, Speaker, SpeakerKey
+from kube_router.model.state.bgp import DefinedSetMember, Neighbor, NeighborKey, Path, PathKey, Speaker, SpeakerKey
 from tests.engine import Recorder, inline
 from tests.kernel.mesh import Listener
 from tests.speakers import Speaker as Gobgpd
@@ -152,6 +152,24 @@ def test_a_neighbour_that_the_speaker_cannot_have_is_rejected_alone(home: Gobgpd
     assert list(rejected) == [bad.key]
     assert "not-an-address" in rejected[bad.key]
     assert NeighborKey("192.168.50.60") in ours.target.observe({})
+
+
+def test_many_paths_are_announced_and_taken_back_in_a_stream_and_a_bad_one_is_refused_alone(home: Gobgpd) -> None:
+    ours = Ours(home, NODE1)
+    assert ours.sync().good
+    many: dict[PathKey, Path] = {PathKey(f"10.96.{n // 250}.{n % 250}/32"): Path("192.168.50.50") for n in range(600)}
+    many |= {PathKey(f"fd00:233::{n:x}/128"): Path("fd00:50::50") for n in range(1, 601)}
+    before = ours.target.calls["AddPath"]
+    assert ours.target.apply([Change(key, None, value) for key, value in many.items()]) == {}
+    assert {key: value for key, value in ours.target.observe({}).items() if key in many} == many
+    assert ours.target.calls["AddPath"] == before
+    gone = list(many)[:500]
+    assert ours.target.apply([Change(key, many[key], None) for key in gone]) == {}
+    assert {key for key in ours.target.observe({}) if key in many} == set(list(many)[500:])
+    bad = Change(PathKey("10.99.0.1/32"), None, Path("fd00:50::50"))
+    rejected = ours.target.apply([bad, *(Change(key, None, many[key]) for key in gone)])
+    assert list(rejected) == [bad.key]
+    assert {key: value for key, value in ours.target.observe({}).items() if key in many} == many
 
 
 def test_deleting_the_absent_and_creating_the_existing_succeed(home: Gobgpd) -> None:

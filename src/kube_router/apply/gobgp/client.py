@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -74,6 +74,13 @@ class Client:
         except _Unknown:
             raise self._changed() from None
 
+    def pour(self, method: str, messages: Iterable[Mapping[str, Any]]) -> Message:
+        """One call with many messages, one answer. What was taken before a refusal stays taken."""
+        try:
+            return self._send(self.generation(), method, messages)
+        except _Unknown:
+            raise self._changed() from None
+
     def list(self, method: str, **fields: Any) -> list[Message]:
         """A call with many answers."""
         return list(self._stream(method, fields, self._timeout))
@@ -104,13 +111,17 @@ class Client:
 
     # -- one connection -----------------------------------------------------------------------------------------------
 
-    def _send(self, generation: Generation, method: str, fields: dict[str, Any]) -> Message:
+    def _send(self, generation: Generation, method: str, fields: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> Message:
         grpc, channel = self._connection()
-        request = getattr(generation.pb, f"{method}Request")(**fields)
+        request = getattr(generation.pb, f"{method}Request")
         reply = getattr(generation.pb, api.REPLIES[method])
-        call = channel.unary_unary(f"/{generation.service}/{method}", request_serializer=_bytes, response_deserializer=reply.FromString)
+        one = isinstance(fields, Mapping)
+        call = (channel.unary_unary if one else channel.stream_unary)(
+            f"/{generation.service}/{method}", request_serializer=_bytes, response_deserializer=reply.FromString
+        )
+        asked = request(**fields) if isinstance(fields, Mapping) else iter([request(**message) for message in fields])
         try:
-            return call(request, timeout=self._timeout)
+            return call(asked, timeout=self._timeout)
         except grpc.RpcError as error:
             fault = self._fault(error, channel)
         raise fault

@@ -17,26 +17,25 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Final, TypeVar
 
 from kube_router.apply.gobgp.client import Client, Refused
 from kube_router.apply.gobgp.neighbors import NeighborBook, Tell, differences, say_nothing
+from kube_router.apply.gobgp.paths import PathBook
 from kube_router.apply.gobgp.policies import RuleBook
 from kube_router.apply.gobgp.resets import Reset, doubts, reset_after
-from kube_router.codec.gobgp import paths as path_codec
 from kube_router.codec.gobgp import speaker as codec
 from kube_router.codec.gobgp.speaker import PeerStatus, status_of
 from kube_router.kit.errors import Busy, Stale
-from kube_router.kit.net import FAMILIES, family_of
+from kube_router.kit.net import family_of
 from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.bgp import (
     AssignmentKey,
     DefinedSetKey,
     DefinedSetMember,
     NeighborKey,
-    Path,
     PathKey,
     PolicyKey,
     Speaker,
@@ -50,7 +49,7 @@ G = TypeVar("G")
 
 
 class GobgpTarget:
-    """One gobgpd. `calls` counts the calls that changed something in it, by method; `announced` and `withdrawn` our paths."""
+    """One gobgpd. `calls` counts the calls that changed something in it, by method."""
 
     def __init__(self, client: Client, *, preserved: Callable[[], bool] = lambda: False, tell: Tell = say_nothing) -> None:
         self._client = client
@@ -58,12 +57,11 @@ class GobgpTarget:
         self._tell = tell
         self._neighbors = NeighborBook(client, self._call, tell)
         self._rules = RuleBook(client)
+        self._paths = PathBook(client, self._call, self._pour)
         self._lock = threading.Lock()
         self._restarting = False
         self._fresh = False
-        self.announced = 0
-        self.withdrawn = 0
-        self._calls: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
 
     @property
     def kinds(self) -> tuple[type[Key], ...]:
@@ -73,7 +71,7 @@ class GobgpTarget:
     @property
     def writes(self) -> int:
         """Calls that changed something in the speaker."""
-        return self._rules.writes + sum(self._calls.values())
+        return self._rules.writes + sum(self.calls.values())
 
     # -- observing ----------------------------------------------------------------------------------------------------
 
@@ -85,7 +83,7 @@ class GobgpTarget:
                 return {}
             found: dict[Key, Value] = {SpeakerKey(): speaker} if SpeakerKey() in wanted else {}
             found.update(self._rules.observe())
-            found.update(self._paths())
+            found.update(self._paths.observe())
             found.update(self._neighbors.observe(wanted, speaker.addresses))
             return found
 
@@ -94,15 +92,6 @@ class GobgpTarget:
             return codec.speaker_of(self._client.send("GetBgp"))
         except Refused as refusal:
             raise Busy(f"gobgpd does not tell its configuration: {refusal}") from None
-
-    def _paths(self) -> dict[Key, Value]:
-        generation = self._client.generation()
-        found: dict[Key, Value] = {}
-        for of in FAMILIES:
-            replies = self._client.list("ListPath", table_type=generation.table_global, family=codec.family(generation, of))
-            for reply in replies:
-                found.update(path_codec.own_paths(generation, reply.destination))
-        return found
 
     # -- applying -----------------------------------------------------------------------------------------------------
 
@@ -124,13 +113,13 @@ class GobgpTarget:
         doubted = frozenset() if self._fresh else doubts(changes)
         sessions = self._sessions() if doubted else []
         self._put_rules(steps)
-        steps.put(PathKey, self._announce)
+        steps.put_together(PathKey, _all, lambda _, some: self._paths.announce(some))
         if steps.concern(NeighborKey):
             book = self._neighbors
             held = book.held(change.key for change in changes if isinstance(change.key, NeighborKey))
             steps.put(NeighborKey, lambda key, _, after: book.put(key, after, held, restarting=self._restarting))
             steps.delete(NeighborKey, lambda key, _: book.delete(key, held))
-        steps.delete(PathKey, self._withdraw)
+        steps.delete_together(PathKey, _all, lambda _, some: self._paths.withdraw(some))
         self._delete_rules(steps)
         if doubted:
             soft = self._client.generation().withdraws_softly
@@ -159,7 +148,7 @@ class GobgpTarget:
     def _put_rules(self, steps: _Steps) -> None:
         rules = self._rules
         steps.put(DefinedSetKey, lambda key, _, __: rules.put_set(key))
-        steps.put_together(DefinedSetMember, _set_of, lambda of, keys: rules.add_members(of, [key.member for key in keys]))
+        steps.put_together(DefinedSetMember, _set_of, lambda of, some: rules.add_members(of, _members(some)))
         steps.put(PolicyKey, lambda key, _, after: rules.put_policy(key.name, after))
         steps.put(AssignmentKey, lambda key, _, after: rules.put_assignment(key, after))
 
@@ -167,20 +156,8 @@ class GobgpTarget:
         rules = self._rules
         steps.delete(AssignmentKey, lambda key, _: rules.delete_assignment(key))
         steps.delete(PolicyKey, lambda key, _: rules.delete_policy(key.name))
-        steps.delete_together(DefinedSetMember, _set_of, lambda of, keys: rules.take_members(of, [key.member for key in keys]))
+        steps.delete_together(DefinedSetMember, _set_of, lambda of, some: rules.take_members(of, _members(some)))
         steps.delete(DefinedSetKey, lambda key, _: rules.delete_set(key))
-
-    def _announce(self, key: PathKey, _: object, after: Path) -> None:
-        generation = self._client.generation()
-        self._call("AddPath", table_type=generation.table_global, path=path_codec.path(generation, key, after))
-        self.announced += 1
-
-    def _withdraw(self, key: PathKey, before: Path) -> None:
-        generation = self._client.generation()
-        # Never without a path: gobgpd takes that for all of them. Its attributes are wanted too, though only the prefix counts.
-        path = path_codec.path(generation, key, before)
-        self._call("DeletePath", table_type=generation.table_global, family=path.family, path=path)
-        self.withdrawn += 1
 
     def _sessions(self) -> list[PeerStatus]:
         return [status_of(reply.peer) for reply in self._client.list("ListPeer")]
@@ -206,9 +183,13 @@ class GobgpTarget:
         except Refused:
             return  # the neighbour went in the meantime: nothing of it is left to judge anew
 
+    def _pour(self, method: str, messages: Iterable[Mapping[str, object]]) -> None:
+        self._client.pour(method, messages)
+        self.calls[method] += 1
+
     def _call(self, method: str, **fields: object) -> None:
         self._client.send(method, **fields)
-        self._calls[method] += 1
+        self.calls[method] += 1
 
 
 class _Asked:
@@ -221,6 +202,14 @@ class _Asked:
 
 def _set_of(key: DefinedSetMember) -> DefinedSetKey:
     return DefinedSetKey(key.type, key.name)
+
+
+def _members(changes: Iterable[Change]) -> list[str]:
+    return [change.key.member for change in changes if isinstance(change.key, DefinedSetMember)]
+
+
+def _all(_: Key) -> None:
+    return None
 
 
 class _Steps:
@@ -246,24 +235,24 @@ class _Steps:
             if isinstance(change.key, kind) and change.after is None:
                 self._try(change.key, partial(do, change.key, change.before))
 
-    def put_together(self, kind: type[K], group: Callable[[K], G], do: Callable[[G, list[K]], None]) -> None:
-        """Creations of the kind by group: `do(group, keys)`. Where all of them are refused they are tried one by one."""
-        self._together([change.key for change in self._changes if isinstance(change.key, kind) and change.after is not None], group, do)
+    def put_together(self, kind: type[K], group: Callable[[K], G], do: Callable[[G, list[Change]], None]) -> None:
+        """Creations and updates of the kind by group: `do(group, changes)`. Where that is refused they are tried one by one."""
+        self._together([change for change in self._changes if isinstance(change.key, kind) and change.after is not None], group, do)
 
-    def delete_together(self, kind: type[K], group: Callable[[K], G], do: Callable[[G, list[K]], None]) -> None:
+    def delete_together(self, kind: type[K], group: Callable[[K], G], do: Callable[[G, list[Change]], None]) -> None:
         """Removals of the kind by group, likewise."""
-        self._together([change.key for change in self._changes if isinstance(change.key, kind) and change.after is None], group, do)
+        self._together([change for change in self._changes if isinstance(change.key, kind) and change.after is None], group, do)
 
-    def _together(self, keys: list[K], group: Callable[[K], G], do: Callable[[G, list[K]], None]) -> None:
-        groups: dict[G, list[K]] = {}
-        for key in keys:
-            groups.setdefault(group(key), []).append(key)
-        for of, members in groups.items():
+    def _together(self, changes: list[Change], group: Callable[[Any], G], do: Callable[[G, list[Change]], None]) -> None:
+        groups: dict[G, list[Change]] = {}
+        for change in changes:
+            groups.setdefault(group(change.key), []).append(change)
+        for of, some in groups.items():
             try:
-                do(of, members)
+                do(of, some)
             except (Refused, ValueError):
-                for key in members:
-                    self._try(key, partial(do, of, [key]))
+                for change in some:
+                    self._try(change.key, partial(do, of, [change]))
 
     def _try(self, key: Key, do: Callable[[], None]) -> None:
         if key in self.rejected:

@@ -67,6 +67,11 @@ class Generation:
         return 1 + self.offset
 
     @property
+    def tells_deltas(self) -> bool:
+        """Whether an event names of a prefix's equal paths only those that changed."""
+        return self.name != "v3"
+
+    @property
     def has_bfd(self) -> bool:
         """Whether it watches sessions with BFD: since 4.5."""
         return self.name != "v3"
@@ -96,6 +101,7 @@ REPLIES: Final = {
     "DeletePeer": "Empty",
     "ResetPeer": "Empty",
     "AddPath": "Empty",
+    "AddPathStream": "Empty",
     "DeletePath": "Empty",
     "AddDefinedSet": "Empty",
     "DeleteDefinedSet": "Empty",
