@@ -24,6 +24,8 @@ TRIALS: dict[str, str] = {
     "ipip": "ip link add tip type ipip local 127.0.0.1 remote 127.0.0.2",
     "ip6tnl": "ip link add ti6 type ip6tnl local ::1 remote ::2",
     "fou": "ip fou add port 5555 ipproto 4",
+    "gue": "ip link add tgu type ipip local 127.0.0.1 remote 127.0.0.3 encap gue encap-sport auto encap-dport 5555",
+    "gue6": "ip link add tg6 type ip6tnl local ::1 remote ::3 encap gue encap-sport auto encap-dport 5555",
     "nlmon": "ip link add tnl type nlmon",
     "vrf": "ip link add tvr type vrf table 77",
     "netem": "tc qdisc add dev lo root netem delay 1ms",

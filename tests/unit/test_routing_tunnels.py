@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kube_router.config.options import defaults
 from kube_router.desired.routing.around import surroundings
 from kube_router.desired.routing.mtu import pod_mtu
-from kube_router.desired.routing.tunnels import link_address, overlay, plain_name, tunnel, tunnel_name, way
+from kube_router.desired.routing.tunnels import link_address, link_local, overlay, plain_name, tunnel, tunnel_name, way
 from kube_router.model.names import VXLAN_LINK, is_tunnel
 from kube_router.model.objects import Interface, Name, Node
 from kube_router.model.state.links import Hop, Route, RouteKey, Rule, RuleKey
@@ -86,11 +86,16 @@ def test_a_node_behind_a_router_has_a_tunnel_and_a_way_for_pods_to_the_node_itse
 def test_u103_vxlan_carries_both_families_over_the_nodes_first_addresses(family):
     hop = FAR.addresses[family == 6]
     mac = link_address("192.168.60.52")
+    gateway = hop if family == 4 else link_local(mac)
     assert tunnel(found(hop, options("vxlan"), FAR)).state == {
         FdbKey(VXLAN_LINK, mac): Fdb("192.168.60.52"),
-        NeighbourKey(VXLAN_LINK, hop): Neighbour(mac),
-        RouteKey(f"{hop}/{32 if family == 4 else 128}", 77): Route((Hop(hop, VXLAN_LINK, onlink=True),)),
+        NeighbourKey(VXLAN_LINK, gateway): Neighbour(mac),
+        RouteKey(f"{hop}/{32 if family == 4 else 128}", 77): Route((Hop(gateway, VXLAN_LINK, onlink=family == 4),)),
     }
+
+
+def test_link_local_addresses_come_from_link_addresses():
+    assert link_local("02:11:22:33:44:55") == "fe80::11:22ff:fe33:4455"
 
 
 def test_u103_both_ends_of_vxlan_come_to_the_same_link_address_without_asking():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from kube_router.app.inbox import Inbox
@@ -16,6 +16,7 @@ from kube_router.control.speaker import peers_of
 from kube_router.desired import Note
 from kube_router.model.names import OVERLAY_TABLE
 from kube_router.model.objects import BestPath, Kind, Name, Ref
+from kube_router.model.state import Key, Value
 from kube_router.model.state.links import Route, RouteKey
 from kube_router.model.state.tunnels import Tunnel, TunnelKey
 from kube_router.plan import ownership
@@ -110,16 +111,10 @@ class Watchers:
         )
 
     def _routed(self) -> list[BestPath]:
-        """What the kernel routes for us, as the paths that it came from; a next hop without a gateway is the tunnel's other end."""
+        """What the kernel routes for us, as the paths that it came from."""
         tunnels = self._targets.tunnels.observe({}).items()
         ends = {key.name: tunnel.remote for key, tunnel in tunnels if isinstance(key, TunnelKey) and isinstance(tunnel, Tunnel)}
-        routes = self._targets.routes.observe({}).items()
-        paths = (
-            (key.prefix, [hop.gateway or ends.get(hop.link, "") for hop in route.hops])
-            for key, route in routes
-            if isinstance(key, RouteKey) and isinstance(route, Route) and key.table != OVERLAY_TABLE
-        )
-        return [BestPath(Name("", prefix), tuple(sorted(filter(None, hops)))) for prefix, hops in paths if any(hops)]
+        return adopted(self._targets.routes.observe({}), ends)
 
     def _bgp_samples(self) -> list[Sample]:
         speaker = self._speaker
@@ -130,6 +125,23 @@ class Watchers:
             for peer in speaker.peers
         ]
         return [*peers, Sample("controller_bgp_advertisements_received", (), speaker.received)]
+
+
+def adopted(routes: Mapping[Key, Value], ends: Mapping[str, str]) -> list[BestPath]:
+    """Routes of an earlier run as the paths that they came from; `ends`: the other end of each tunnel, "" for one that has many.
+
+    A link-local gateway stands for a node; the overlay's table tells one of its addresses, and any one leads the same way.
+    """
+    found = [(key, value) for key, value in routes.items() if isinstance(key, RouteKey) and isinstance(value, Route)]
+    nodes = {hop.gateway: key.prefix.partition("/")[0] for key, value in found if key.table == OVERLAY_TABLE for hop in value.hops}
+    paths = []
+    for key, value in found:
+        hops = {
+            ends.get(hop.link) or (nodes.get(hop.gateway, "") if hop.gateway.startswith("fe80:") else hop.gateway) for hop in value.hops
+        }
+        if key.table != OVERLAY_TABLE and hops - {""}:
+            paths.append(BestPath(Name("", key.prefix), tuple(sorted(hops - {""}))))
+    return paths
 
 
 def _uid(view: View, ref: Ref) -> str:

@@ -219,7 +219,8 @@ def _as_wished(found: Route, wish: Value | None) -> Route:
 
 
 def _meets(found: Hop, wish: Hop) -> bool:
-    return found.gateway == wish.gateway and wish.link in ("", found.link) and (found.onlink or not wish.onlink)
+    """A link that is left open is whichever leads to the gateway, but never one that the route itself says it is on."""
+    return found.gateway == wish.gateway and wish.link in ("", found.link) and found.onlink == wish.onlink
 
 
 def _described(route: codec.Found, links: _Links) -> str:

@@ -6,7 +6,8 @@
 Names are the original's: `tun-` and eleven digits of a hash, one tunnel for a next hop. Two next hops may have one name; then
 the lower one bears it, and the others take one of a hash that tells them apart. VXLAN has one link for all of them (the kernel
 allows one of an identifier and port), in whose tables each node has its entries; its link-layer address comes from the node's
-address, so that nobody need be asked for it.
+address, so that nobody need be asked for it. IPv6 gateways on a tunnel are link-local addresses, since the kernel takes no other
+whose network is on another link, wherever the route says that it is.
 
 A router that is no node ends no tunnels: with `--overlay-type=full` it is reached straight where it is on a network of ours.
 """
@@ -14,7 +15,9 @@ A router that is no node ends no tunnels: with `--overlay-type=full` it is reach
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 from collections.abc import Collection
+from typing import Final
 
 import msgspec
 
@@ -31,14 +34,18 @@ from kube_router.model.state.links import Hop, Route, RouteKey, Rule, RuleKey
 from kube_router.model.state.tunnels import Fdb, FdbKey, Fou, FouKey, Neighbour, NeighbourKey, Tunnel, TunnelKey
 
 
+_ANYBODY: Final = "fe80::1"
+
+
 class Way(msgspec.Struct, frozen=True):
     """The way to a next hop. `refused`: why there is none. `link` "": straight. `tunnel`: the link's own state, for a link of its own;
-    else `mac` and `outer` are the entries of the shared one. `beside`: further addresses of the node at its end."""
+    else `gateway`, `mac` and `outer` are its entries in the shared one. `beside`: further addresses of the node at its end."""
 
     hop: str
     refused: str = ""
     link: str = ""
     tunnel: Tunnel | None = None
+    gateway: str = ""
     mac: str = ""
     outer: str = ""
     beside: tuple[str, ...] = ()
@@ -61,6 +68,12 @@ def _named(text: str) -> str:
 def link_address(address: str) -> str:
     """The link-layer address of a node's VXLAN link: locally administered, from the node's address."""
     return (b"\x02" + hashlib.sha256(address.encode()).digest()[:5]).hex(":")
+
+
+def link_local(mac: str) -> str:
+    """The IPv6 address of a link-layer address on its own link (RFC 4291 appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + bytes((octets[0] ^ 2,)) + octets[1:3] + b"\xff\xfe" + octets[3:]))
 
 
 def way(hop: str, around: Surroundings, peer: Node | None, *, rivals: Collection[str], options: Options) -> Way:
@@ -95,7 +108,9 @@ def _shared(hop: str, around: Surroundings, peer: Node | None, *, beside: tuple[
     outer = datapath.address(peer, around.outer) if peer else hop
     if not outer or family_of(outer) != around.outer:
         return Way(hop, refused=f"no node has it, or one without an IPv{around.outer} address, which VXLAN needs here")
-    return Way(hop, link=VXLAN_LINK, mac=link_address(outer), outer=outer, beside=beside)
+    mac = link_address(outer)
+    gateway = hop if family_of(hop) == 4 else link_local(mac)
+    return Way(hop, link=VXLAN_LINK, gateway=gateway, mac=mac, outer=outer, beside=beside)
 
 
 def tunnel(found: Way | None) -> Desired:
@@ -107,17 +122,20 @@ def tunnel(found: Way | None) -> Desired:
         state[TunnelKey(found.link)] = found.tunnel
     else:
         state[FdbKey(found.link, found.mac)] = Fdb(found.outer)
-        state[NeighbourKey(found.link, found.hop)] = Neighbour(found.mac)
+        state[NeighbourKey(found.link, found.gateway)] = Neighbour(found.mac)
     for address in dict.fromkeys((found.hop, *found.beside)):
         state[RouteKey(host_prefix(address), OVERLAY_TABLE)] = Route((step(found),))
     return Desired(state)
 
 
 def step(found: Way, *, alone: bool = True) -> Hop:
-    """The way as part of a route. Among several it needs a gateway: IPv6 counts no others as equal."""
+    """The way as part of a route. IPv6 counts only gateways as equal, so among several a tunnel gets one, which nobody asks for."""
     if not found.link:
         return Hop(found.hop)
-    return Hop(link=found.link) if found.tunnel and alone else Hop(found.hop, found.link, onlink=True)
+    six = family_of(found.hop) == 6
+    if found.tunnel:
+        return Hop(_ANYBODY, found.link) if six and not alone else Hop(link=found.link)
+    return Hop(found.gateway, found.link, onlink=not six)
 
 
 def overlay(node: Node | None, around: Surroundings, options: Options) -> Desired:
