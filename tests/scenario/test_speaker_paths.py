@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kube_router.cache.cache import Cache
-from kube_router.codec.gobgp.paths import PathUpdate
+from kube_router.codec.gobgp.paths import Paths, PathUpdate
 from kube_router.codec.gobgp.speaker import PeerStatus
 from kube_router.model.objects import BestPath, Kind, Name
 from kube_router.watch.events import write
@@ -54,7 +54,7 @@ class Lab:
                 self.table.pop(update.prefix, None)
             else:
                 self.table[update.prefix] = update.next_hop
-        write(self.paths.learn(updates), self.cache)
+        write(self.paths.learn([Paths(tuple(updates))]), self.cache)
 
     def looks(self, wanted: frozenset[str] | None, *peers: PeerStatus, after: float = 0.0) -> None:
         """Some time later somebody looks at the sessions."""
@@ -267,7 +267,7 @@ def test_a_node_alone_in_its_cluster_keeps_nothing_of_former_times() -> None:
         ([PathUpdate(P2, "192.168.50.50", local=True)], {P3: (N3,)}),
         ([PathUpdate(P4, "192.168.50.50", local=True)], BOTH_ROUTES),
         ([PathUpdate(P4, withdrawn=True, local=True)], BOTH_ROUTES),
-        ([PathUpdate(P4, N4), PathUpdate(P4, N3)], BOTH_ROUTES | {P4: (N3, N4)}),
+        ([PathUpdate(P4, N4, source=N4), PathUpdate(P4, N3, source=N3)], BOTH_ROUTES | {P4: (N3, N4)}),
         ([PathUpdate(P4, "192.168.50.50", local=True), PathUpdate(P2, N4), PathUpdate(P3, withdrawn=True)], {P2: (N4,)}),
         ([], BOTH_ROUTES),
     ],
@@ -280,7 +280,7 @@ def test_each_update_counts_alone(updates: list[PathUpdate], routes: dict[str, t
 
 def test_a_path_told_again_tells_the_cache_nothing() -> None:
     lab = running()
-    assert lab.paths.learn([PathUpdate(P2, N2)]) == ()
+    assert lab.paths.learn([Paths((PathUpdate(P2, N2),))]) == ()
 
 
 def test_both_families_are_followed_alike() -> None:
@@ -344,3 +344,48 @@ def test_peers_may_come_back_in_any_order_without_a_gap(order: tuple[int, ...]) 
     lab.looks(everyone, *back)
     lab.looks(everyone, *back, after=90.0)
     assert lab.routes == {P2: (N2,), P3: (N3,), P4: (N4,)}
+
+
+def via(hop: str, source: str, prefix: str = P2) -> PathUpdate:
+    return PathUpdate(prefix, hop, source=source)
+
+
+def gone(source: str, prefix: str = P2) -> PathUpdate:
+    return PathUpdate(prefix, withdrawn=True, source=source)
+
+
+@pytest.mark.parametrize(
+    ("changes", "hops"),
+    [
+        # All equal paths each time, as the third generation tells them; what a prefix had before is replaced.
+        ([Paths((via(N2, "a"), via(N3, "b")))], (N2, N3)),
+        ([Paths((via(N2, "a"), via(N3, "b"))), Paths((via(N3, "b"),))], (N3,)),
+        ([Paths((via(N2, "a"),)), Paths((via(N3, "b"),))], (N3,)),
+        ([Paths((via(N2, "a"),)), Paths((gone("a"),))], None),
+        ([Paths((gone("a"),)), Paths((via(N2, "a"),))], (N2,)),
+        # Only what changed, as the fourth does.
+        ([Paths((via(N2, "a"),), delta=True), Paths((via(N3, "b"),), delta=True)], (N2, N3)),
+        ([Paths((via(N2, "a"),), delta=True), Paths((gone("a"), via(N3, "b")), delta=True)], (N3,)),
+        ([Paths((via(N2, "a"), via(N3, "b")), delta=True), Paths((gone("a"),), delta=True)], (N3,)),
+        ([Paths((via(N2, "a"),), delta=True), Paths((via(N3, "a"),), delta=True)], (N3,)),
+        ([Paths((via(N2, "a"), via(N2, "b")), delta=True), Paths((gone("a"),), delta=True)], (N2,)),
+        ([Paths((via(N2, "a"),), delta=True), Paths((gone("a"), PathUpdate(P2, N2, local=True)), delta=True)], None),
+    ],
+)
+@pytest.mark.parametrize("squashed", [True, False])
+def test_r34_equal_paths_are_one_choice_however_the_speaker_tells_them(
+    changes: list[Paths], hops: tuple[str, ...] | None, squashed: bool
+) -> None:
+    lab = Lab()
+    lab.opens({})
+    for batch in [changes] if squashed else [[change] for change in changes]:
+        write(lab.paths.learn(batch), lab.cache)
+    assert lab.routes == ({P2: hops} if hops else {})
+
+
+@pytest.mark.parametrize("delta", [True, False])
+def test_what_a_speaker_says_first_of_a_stale_prefix_is_all_there_is_to_it(delta: bool) -> None:
+    lab = Lab([BestPath(Name("", P2), (N2, N3))])
+    lab.opens()
+    write(lab.paths.learn([Paths((via(N4, "c"),), delta=delta)]), lab.cache)
+    assert lab.routes == {P2: (N4,)}

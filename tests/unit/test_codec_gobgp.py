@@ -219,7 +219,7 @@ def test_a_path_survives_the_wire(api: Generation, prefix: str, hop: str) -> Non
     message.neighbor_ip = "10.0.0.7"
     learned = api.pb.Destination(paths=[message])
     assert list(paths.own_paths(api, learned)) == []
-    assert list(paths.best_of(api, learned)) == [PathUpdate(prefix, hop)]
+    assert list(paths.best_of(api, learned)) == [PathUpdate(prefix, hop, source="10.0.0.7")]
 
 
 @both
@@ -258,10 +258,11 @@ def test_local_paths_are_told_apart_one_by_one(api: Generation) -> None:
     assert event == Paths(
         (
             PathUpdate("10.1.0.0/24", "10.0.0.1", local=True),
-            PathUpdate("10.2.0.0/24", "10.0.0.2"),
-            PathUpdate("fd00:2::/64", "fd00::2"),
-            PathUpdate("10.3.0.0/24", withdrawn=True),
-        )
+            PathUpdate("10.2.0.0/24", "10.0.0.2", source="10.0.0.2"),
+            PathUpdate("fd00:2::/64", "fd00::2", source="10.0.0.2"),
+            PathUpdate("10.3.0.0/24", withdrawn=True, source="10.0.0.2"),
+        ),
+        delta=api.name == "v4",
     )
 
 
@@ -276,14 +277,14 @@ def test_what_is_no_unicast_route_is_passed_over(api: Generation) -> None:
         nonsense.nlri.ClearField("prefix")
     hopless = learned(api, "10.2.0.0/24", "10.0.0.2")
     del hopless.pattrs[:]
-    assert told(api, other, nonsense, hopless) == Paths(())
+    assert told(api, other, nonsense, hopless).updates == ()
 
 
 @both
 def test_a_withdrawal_needs_no_attributes(api: Generation) -> None:
     bare = learned(api, "10.2.0.0/24", "10.0.0.2", is_withdraw=True)
     del bare.pattrs[:]
-    assert told(api, bare) == Paths((PathUpdate("10.2.0.0/24", withdrawn=True),))
+    assert told(api, bare).updates == (PathUpdate("10.2.0.0/24", withdrawn=True, source="10.0.0.2"),)
 
 
 @both

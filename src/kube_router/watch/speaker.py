@@ -167,12 +167,12 @@ class SpeakerWatch:
 
     def _take(self, told: Iterable[Told | Exception | None], started: bool) -> tuple[bool, set[str]]:
         """Returns whether the stream has ended, and the prefixes that were named."""
-        updates: list[PathUpdate] = []
+        changes: list[Paths] = []
         ended, table = False, False
         for item in told:
             match item:
-                case Paths(updates=some):
-                    updates.extend(some)
+                case Paths():
+                    changes.append(item)
                     table = True
                 case PeersListed():
                     self.connected, self.problem = True, ""
@@ -185,10 +185,10 @@ class SpeakerWatch:
                     self.problem, ended = "the stream of the speaker's events ended", True
                 case _:
                     raise item
-        self.received += sum(not update.withdrawn for update in updates)
-        events = self._paths.learn(updates)
+        self.received += sum(not update.withdrawn for change in changes for update in change.updates)
+        events = self._paths.learn(changes)
         self._tell(events + (self._paths.list() if table else ()))
-        return ended, {update.prefix for update in updates}
+        return ended, {update.prefix for change in changes for update in change.updates}
 
     async def _settle(self, queue: asyncio.Queue[Told | Exception | None], started: bool) -> bool:
         """Let stale paths go that need not hold any longer. True when the stream has ended."""

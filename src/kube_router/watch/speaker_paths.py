@@ -20,13 +20,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from kube_router.codec.gobgp.paths import PathUpdate
+from kube_router.codec.gobgp.paths import Paths, PathUpdate
 from kube_router.codec.gobgp.speaker import PeerStatus
 from kube_router.model.objects import BestPath, Kind, Name, Ref
 from kube_router.watch.events import Event, Put, Removed, Replaced
 
 PATIENCE: Final = 90.0  # seconds; the default restart time, after which a receiving speaker gives up too
 SETTLE: Final = 6.0  # seconds; more than our nodes' longest silence after a restart (desired/routing/peers.py)
+
+_Choice = tuple[tuple[str, str], ...]  # neighbours that told of equal paths, and the next hop of each; sorted
 
 
 class LearnedPaths:
@@ -35,7 +37,10 @@ class LearnedPaths:
     def __init__(self, *, patience: float = PATIENCE, settle: float = SETTLE) -> None:
         self._patience = patience
         self._settle = settle
-        self._paths: dict[str, tuple[str, ...]] = {}
+        self._paths: dict[str, _Choice] = {}
+        # Next hops are few and paths many: each choice of hops is one object, wherever it is kept.
+        self._choices: dict[_Choice, _Choice] = {}
+        self._hops: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._stale: set[str] = set()
         self._listed = False
         self._since = 0.0
@@ -54,7 +59,8 @@ class LearnedPaths:
     def adopt(self, paths: Iterable[BestPath]) -> None:
         """What the kernel routes for us when we start."""
         for path in paths:
-            self._paths.setdefault(path.prefix, path.next_hops)
+            # Who told of them is not known, and need not be: whoever names a stale prefix first says all there is to it.
+            self._paths.setdefault(path.prefix, self._choice((hop, hop) for hop in path.next_hops))
             self._stale.add(path.prefix)
 
     def opened(self, now: float) -> None:
@@ -68,23 +74,31 @@ class LearnedPaths:
         if self._listed:
             return ()
         self._listed = True
-        return (Replaced(Kind.BEST_PATH, tuple(_best(prefix, hops) for prefix, hops in self._paths.items())),)
+        return (Replaced(Kind.BEST_PATH, tuple(self._best(prefix, choice) for prefix, choice in self._paths.items())),)
 
-    def learn(self, updates: Iterable[PathUpdate]) -> tuple[Event, ...]:
+    def learn(self, changes: Iterable[Paths]) -> tuple[Event, ...]:
         """Changes of best paths, in the order in which they came.
 
-        Paths of one prefix side by side are one multipath choice. A path of our own leads nowhere: it only says that no learned path
-        is the best one.
+        Equal paths of one prefix are one multipath choice. A path of our own leads nowhere: it only says that no learned path is the
+        best one.
         """
-        hops: dict[str, set[str]] = {}
-        for update in updates:
-            chosen = hops.setdefault(update.prefix, set())
-            if not (update.withdrawn or update.local):
-                chosen.add(update.next_hop)
+        now: dict[str, _Choice] = {}  # of prefixes that are named
+        for change in changes:
+            named: set[str] = set()
+            for update in change.updates:
+                prefix = update.prefix
+                if prefix not in now or (prefix not in named and not change.delta):
+                    goes_on = change.delta and prefix not in self._stale
+                    now[prefix] = self._paths.get(prefix, ()) if goes_on else ()
+                named.add(prefix)
+                others = [pair for pair in now[prefix] if pair[0] != update.source]
+                if not (update.withdrawn or update.local):
+                    others.append((update.source, update.next_hop))
+                now[prefix] = self._choice(others)
         events: list[Event] = []
-        for prefix, chosen in hops.items():
+        for prefix, choice in now.items():
             self._stale.discard(prefix)
-            events.extend(self._set(prefix, tuple(sorted(chosen))))
+            events.extend(self._set(prefix, choice))
         return tuple(events) if self._listed else ()
 
     def due(self, now: float, wanted: Collection[str] | None, peers: Mapping[str, PeerStatus]) -> frozenset[str]:
@@ -105,7 +119,7 @@ class LearnedPaths:
         decided = {address for address in wanted if self._is_decided(peers.get(address), now)}
         if len(decided) == len(wanted):
             return frozenset(self._stale)
-        return frozenset(prefix for prefix in self._stale if decided.issuperset(self._paths[prefix]) and self._paths[prefix])
+        return frozenset(prefix for prefix in self._stale if decided.issuperset(_hops(self._paths[prefix])) and self._paths[prefix])
 
     def release(self, due: Iterable[str], table: Iterable[PathUpdate], named_since: Collection[str]) -> tuple[Event, ...]:
         """Let due prefixes go that are not in the speaker's table. `named_since`: prefixes that events named after the table was
@@ -115,7 +129,11 @@ class LearnedPaths:
             found.setdefault(update.prefix, []).append(update)
         asked = [prefix for prefix in due if prefix in self._stale and prefix not in named_since]
         updates = [update for prefix in asked for update in found.get(prefix, [PathUpdate(prefix, withdrawn=True)])]
-        return self.learn(updates)
+        return self.learn([Paths(tuple(updates))])
+
+    def _choice(self, pairs: Iterable[tuple[str, str]]) -> _Choice:
+        choice = tuple(sorted(pairs))
+        return self._choices.setdefault(choice, choice)
 
     def _is_decided(self, peer: PeerStatus | None, now: float) -> bool:
         if peer is None:
@@ -124,16 +142,20 @@ class LearnedPaths:
             return peer.up_once
         return not peer.listening and now >= self._up_since[peer.address] + self._settle
 
-    def _set(self, prefix: str, hops: tuple[str, ...]) -> Iterable[Event]:
+    def _best(self, prefix: str, choice: _Choice) -> BestPath:
+        hops = _hops(choice)
+        return BestPath(Name("", prefix), self._hops.setdefault(hops, hops))
+
+    def _set(self, prefix: str, choice: _Choice) -> Iterable[Event]:
         before = self._paths.get(prefix)
-        if hops:
-            self._paths[prefix] = hops
-            if hops != before:
-                yield Put(_best(prefix, hops))
+        if choice:
+            self._paths[prefix] = choice
+            if before is None or _hops(choice) != _hops(before):
+                yield Put(self._best(prefix, choice))
         elif before is not None:
             del self._paths[prefix]
             yield Removed(Ref(Kind.BEST_PATH, Name("", prefix)))
 
 
-def _best(prefix: str, hops: tuple[str, ...]) -> BestPath:
-    return BestPath(Name("", prefix), hops)
+def _hops(choice: _Choice) -> tuple[str, ...]:
+    return tuple(sorted({hop for _, hop in choice}))

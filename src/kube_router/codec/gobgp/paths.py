@@ -22,18 +22,27 @@ _UNICAST: Final = 1
 
 
 class PathUpdate(msgspec.Struct, frozen=True):
-    """The best path of a prefix, or that it has none any more. `local`: we originate it ourselves, so it leads nowhere."""
+    """A best path of a prefix, or that it has none any more. `local`: we originate it ourselves, so it leads nowhere.
+
+    `source`: the neighbour that it was learned from.
+    """
 
     prefix: str
     next_hop: str = ""
     local: bool = False
     withdrawn: bool = False
+    source: str = ""
 
 
 class Paths(msgspec.Struct, frozen=True):
-    """An event: best paths changed; the first after `PeersListed` holds all that the speaker has then."""
+    """An event: best paths changed; the first after `PeersListed` holds all that the speaker has then.
+
+    Of the equal paths of a prefix the third generation tells all whenever one changes; from the fourth only those that came, changed
+    or went (`delta`).
+    """
 
     updates: tuple[PathUpdate, ...]
+    delta: bool = False
 
 
 class PeersListed(msgspec.Struct, frozen=True):
@@ -100,7 +109,8 @@ def update_of(generation: Generation, message: Message) -> PathUpdate | None:
         hop = canonical_address(_next_hop(generation, message)) if not message.is_withdraw else ""
     except ValueError:
         return None
-    return PathUpdate(where, hop, local=not _is_address(message.neighbor_ip), withdrawn=message.is_withdraw)
+    source = message.neighbor_ip if _is_address(message.neighbor_ip) else ""
+    return PathUpdate(where, hop, local=not source, withdrawn=message.is_withdraw, source=source)
 
 
 def event_of(generation: Generation, message: Message) -> Event | None:
@@ -108,7 +118,7 @@ def event_of(generation: Generation, message: Message) -> Event | None:
     which = message.WhichOneof("event")
     if which == "table":
         read = (update_of(generation, entry) for entry in message.table.paths)
-        return Paths(tuple(update for update in read if update is not None))
+        return Paths(tuple(update for update in read if update is not None), delta=generation.tells_deltas)
     if which == "peer":
         return PeersListed() if message.peer.type == 2 else status_of(message.peer.peer)
     return None
