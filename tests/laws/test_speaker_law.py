@@ -28,6 +28,17 @@ OPTIONS = defaults(
     withdraw_on_cordon=True,
     service_external_ip_range=("203.0.113.0/24", "192.168.50.0/24"),
 )
+ANNOTATIONS = [
+    {},
+    {},
+    {"kube-router.io/rr.server": "1"},
+    {"kube-router.io/rr.client": "1"},
+    {"kube-router.io/path-prepend.as": "65001", "kube-router.io/path-prepend.repeat-n": "2"},
+    {"kube-router.io/node.bgp.communities": "65000:1"},
+    {"kube-router.io/node.bgp.customimportreject": "10.50.0.0/16,fd00:bad::/48"},
+    {"kube-router.io/peer.ips": "192.168.60.1", "kube-router.io/peer.asns": "65001"},
+    {"kube-router.io/peer.ips": "fd00:50::51,192.168.50.51", "kube-router.io/peer.asns": "65001,65002"},
+]
 
 names = st.sampled_from([Name("", name) for name in ("node1", "node2", "node3", "node4")])
 addresses = st.lists(

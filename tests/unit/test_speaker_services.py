@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import cast
 
 import msgspec
@@ -11,6 +12,7 @@ import pytest
 
 from kube_router.apply.gobgp.client import Client
 from kube_router.apply.gobgp.target import GobgpTarget
+from kube_router.codec.gobgp.generation import EXPORT, IMPORT
 from kube_router.config.options import defaults
 from kube_router.desired.routing.vips import EXCLUDED
 from kube_router.kit.errors import Busy
@@ -268,6 +270,44 @@ def test_an_own_address_that_changes_is_the_next_hop_of_every_path_at_once(gener
     world.feed(moved)
     world.settle()
     assert world.holds()[PathKey("10.96.0.1/32")] == Path("192.168.50.60")
+
+
+# -- rules that change ------------------------------------------------------------------------------------------------
+
+ROUTER = "192.168.50.1"
+PREPENDED = {
+    "kube-router.io/path-prepend.as": "65001",
+    "kube-router.io/path-prepend.repeat-n": "3",
+    "kube-router.io/node.bgp.communities": "65000:1",
+}
+
+
+@generations
+def test_r11_a_changed_statement_leaves_a_whole_policy_in_force_at_every_moment(generation: str) -> None:
+    options = replace(OPTIONS, peer_router_ips=(ROUTER,), peer_router_asns=(65001,))
+    world = World(generation, options, (OWN, OTHER, service("web", "10.96.0.1"), ends("web")))
+    world.settle()
+    assert set(world.gobgpd.peers) == {ROUTER, "192.168.50.51"}
+
+    def whole(method: str) -> None:
+        judges = world.gobgpd.judges
+        assert judges(EXPORT, "10.96.0.1/32", ROUTER)
+        assert judges(EXPORT, "10.244.0.0/24", ROUTER)
+        assert judges(EXPORT, "10.244.0.0/24", "192.168.50.51")
+        assert not judges(EXPORT, "10.96.0.1/32", "192.168.50.51")
+        assert not judges(IMPORT, "10.96.0.1/32", ROUTER)
+        assert not judges(IMPORT, "0.0.0.0/0", ROUTER)
+
+    world.gobgpd.before_call = whole
+    for said in (PREPENDED, PREPENDED | {"kube-router.io/node.bgp.communities": "65000:2"}, {}):
+        world.feed(msgspec.structs.replace(OWN, annotations=said))
+        assert world.sync().good
+        statements = {name: entry.actions.as_prepend.repeat for name, entry in world.gobgpd.statements.items()}
+        assert not [name for name in statements if name.endswith("~")]
+        assert statements["servicevipsdefinedsetexternalpeerset"] == (3 if said else 0)
+        assert statements["podcidrdefinedsetiBGPpeerset"] == 0
+        assert not world.sync(audit=True).drifted
+    assert [call for call in world.gobgpd.calls if call.startswith(("DeletePeer", "DeletePath"))] == []
 
 
 # -- order and exclusion ----------------------------------------------------------------------------------------------

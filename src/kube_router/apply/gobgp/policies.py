@@ -6,8 +6,8 @@ How a change gets in without ever letting too much through:
   neighbour set would match every neighbour in the statements that still name it, and no rule would hold for one that left too early.
 - A policy is never edited. Its successor, one number higher ("kube_router_export2"), refers to statements by name, takes
   its place in the assignment in one call, and then the old one goes with the statements that only it used.
-- A statement of a name of ours that says something else (somebody edited it) cannot be replaced in place: its policies leave
-  their assignment for the moment, with the default of what is stricter.
+- A statement that changes under its name goes by another one in a policy in between, for it cannot be replaced in place. Where another
+  policy holds on to it (somebody else's), that one leaves its assignment for the moment, with the default of what is stricter.
 
 Policies are listed before anything is done to them: gobgpd keeps duplicates, and answers what is already so with an error. Members of
 sets are not: among ten thousand one comes or goes, and one that is named twice counts once.
@@ -143,12 +143,25 @@ class RuleBook:
     # -- policies -----------------------------------------------------------------------------------------------------
 
     def put_policy(self, base: str, wanted: BgpPolicy) -> None:
-        """Make the policy of this base name say what is wanted, assigned where it was."""
+        """Make the policy of this base name say what is wanted, assigned where it was.
+
+        A statement that changes under its name goes by another one until the policy that held the old one is gone: at every moment
+        a whole policy is in force.
+        """
         rules = self.read()
-        old = [name for name in rules.policies if _base(name) == base]
-        if old and rules.policies[rules.current(base)] == wanted.statements:
+        if any(_base(name) == base for name in rules.policies) and rules.policies[rules.current(base)] == wanted.statements:
             return
         self._check(wanted, rules)
+        changed = self._changed(wanted, rules)
+        if changed:
+            meanwhile = (_under_another_name(entry) if entry.name in changed else entry for entry in wanted.statements)
+            self._succeed(base, BgpPolicy(tuple(meanwhile)), rules)
+            rules = self.read()
+        self._succeed(base, wanted, rules)
+
+    def _succeed(self, base: str, wanted: BgpPolicy, rules: Rules) -> None:
+        """Put a new policy in the place of those of this base name."""
+        old = [name for name in rules.policies if _base(name) == base]
         dropped, opened = self._free_statements(wanted, rules)
         known = self.read().statements if dropped else rules.statements
         generation = self._client.generation()
@@ -189,9 +202,12 @@ class RuleBook:
             if not neighbors:
                 raise Refused(f"neighbour set {entry.neighbor_set} of statement {entry.name} is empty and would match every neighbour")
 
+    def _changed(self, wanted: BgpPolicy, rules: Rules) -> set[str]:
+        return {entry.name for entry in wanted.statements if rules.statements.get(entry.name, entry) != entry}
+
     def _free_statements(self, wanted: BgpPolicy, rules: Rules) -> tuple[set[str], set[AssignmentKey]]:
         """Remove statements of wanted names that say something else; returns the policies and the assignments that lost by it."""
-        edited = {entry.name for entry in wanted.statements if rules.statements.get(entry.name, entry) != entry}
+        edited = self._changed(wanted, rules)
         users = {name for name, statements in rules.policies.items() if edited.intersection(s.name for s in statements)}
         touched = set()
         for key, value in rules.assignments.items():
@@ -219,6 +235,10 @@ class RuleBook:
     def _send(self, method: str, **fields: object) -> None:
         self._client.send(method, **fields)
         self.writes += 1
+
+
+def _under_another_name(entry: Statement) -> Statement:
+    return msgspec.structs.replace(entry, name=entry.name + "~")
 
 
 def _portions(members: Sequence[str]) -> Iterator[tuple[str, ...]]:
