@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kube_router.config.node import node_faults
+from kube_router.config.node import node_faults, speaker_faults
 from kube_router.config.options import defaults
 
 BOTH = {"enable_ipv6": True}
@@ -40,3 +40,16 @@ def test_a_missing_address_is_told_with_those_that_are_there_and_the_way_out() -
     assert str(fault) == (
         "--enable-ipv6=true: this node has no IPv6 address (its Node object lists: 10.0.0.1); give the node one, or --enable-ipv6=false"
     )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "has_bfd", "flags"),
+    [
+        ({"enable_bfd": True, "peer_router_ips": ("10.0.0.1",)}, False, ["--enable-bfd"]),
+        ({"enable_bfd": True, "peer_router_ips": ("10.0.0.1",)}, True, []),
+        ({"enable_bfd": True}, False, []),
+        ({"peer_router_ips": ("10.0.0.1",)}, False, []),
+    ],
+)
+def test_a_flag_that_the_speaker_cannot_follow_is_named(overrides: dict[str, Any], has_bfd: bool, flags: list[str]) -> None:
+    assert [fault.flag for fault in speaker_faults(defaults(**overrides), has_bfd=has_bfd)] == flags

@@ -12,7 +12,6 @@ from kube_router.config.options import defaults
 from kube_router.config.validate import parse
 
 ASKING: dict[str, dict[str, Any]] = {
-    "peer-router-ips": {"peer_router_ips": ("10.0.0.1",)},
     "runtime-endpoint": {"runtime_endpoint": "unix:///run/x"},
     "service-tcp-timeout": {"service_tcp_timeout": 1.0},
     "service-tcpfin-timeout": {"service_tcpfin_timeout": 1.0},

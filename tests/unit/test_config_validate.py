@@ -150,13 +150,14 @@ def test_faults_of_ranges_are_told_in_the_words_that_users_search_for(line: str,
         ("--peer-router-asns=65001", ["--peer-router-asns"]),
         ("--peer-router-ports=179", ["--peer-router-ports"]),
         ("--peer-router-passwords=YQ==", ["--peer-router-passwords"]),
-        (f"{PEERS} --peer-router-asns=65001", ["--peer-router-asns", "--peer-router-ips"]),
-        (f"{PEERS} {ASNS} --peer-router-ports=1", ["--peer-router-ports", "--peer-router-ips"]),
-        (f"{PEERS} {ASNS} --peer-router-ports=0,65536", ["--peer-router-ports", "--peer-router-ips"]),
-        (f"{PEERS} --peer-router-asns=23456,64000", ["--peer-router-asns", "--peer-router-ips"]),
-        (f"{PEERS} {ASNS} --peer-router-passwords=YQ==", ["--peer-router-passwords", "--peer-router-ips"]),
-        (f"{PEERS} {ASNS} --peer-router-passwords=a,b", ["--peer-router-passwords", "--peer-router-ips"]),
-        (f"{PEERS} {ASNS} --peer-router-passwords=YQ==, --peer-router-ports=1,2", ["--peer-router-ips"]),
+        (f"{PEERS} --peer-router-asns=65001", ["--peer-router-asns"]),
+        (f"{PEERS} {ASNS} --peer-router-ports=1", ["--peer-router-ports"]),
+        (f"{PEERS} {ASNS} --peer-router-ports=0,65536", ["--peer-router-ports"]),
+        (f"{PEERS} --peer-router-asns=23456,64000", ["--peer-router-asns"]),
+        (f"{PEERS} {ASNS} --peer-router-passwords=YQ==", ["--peer-router-passwords"]),
+        (f"{PEERS} {ASNS} --peer-router-passwords=a,b", ["--peer-router-passwords"]),
+        (f"{PEERS} {ASNS} --peer-router-passwords=YQ==, --peer-router-ports=1,2", []),
+        (f"--peer-router-ips=fd00::1,FD00:0::1 {ASNS}", ["--peer-router-ips"]),
         ("--peer-router-ips=x --peer-router-asns=1", ["--peer-router-ips"]),
         ("--enable-ipv6=x --loadbalancer-ip-range=fd00::/64", ["--enable-ipv6"]),
     ],
@@ -191,8 +192,8 @@ def test_the_environment_says_where_the_cni_file_is_and_which_pod_this_is() -> N
 
 
 def passwords(line: str, files: Mapping[str, str] = NO_FILES) -> list[str]:
-    """Cleaning up asks for nothing that is missing, so it shows how peers' flags are read."""
-    options = accepted(f"--cleanup-config {PEERS} {ASNS} {line}", {}, files)
+    """Passwords of the two peers."""
+    options = accepted(f"{PEERS} {ASNS} {line}", {}, files)
     return [password.reveal() for password in options.peer_router_passwords]
 
 
@@ -222,7 +223,7 @@ def test_passwords_come_from_the_file_unless_the_flag_gives_them() -> None:
     ],
 )  # fmt: skip
 def test_a_password_that_cannot_be_used_is_named_by_its_place(line: str, files: dict[str, str], expected: str) -> None:
-    assert faults_of(f"--cleanup-config {PEERS} {ASNS} {line}", files) == [expected]
+    assert faults_of(f"{PEERS} {ASNS} {line}", files) == [expected]
 
 
 def test_a_passwords_file_that_is_no_text_is_refused() -> None:

@@ -104,3 +104,12 @@ def test_announcements_are_counted_by_their_type(prefix, before, after, kind):
     before_it = counted()
     Reporting(lambda note: None).wrote("speaker", object(), [Change(PathKey(prefix), before, after)])
     assert {of: now - before_it[of] for of, now in counted().items()} == {of: int(of == kind) for of in before_it}
+
+
+def test_what_is_about_to_happen_is_an_event_and_no_rejection(log):
+    events: list[Note] = []
+    Reporting(events.append).foretell(
+        "speaker", Note(Ref(Kind.NODE, Name("", "n")), "SessionRestart", "the session with 10.0.0.1 starts anew")
+    )
+    assert [note.reason for note in events] == ["SessionRestart"]
+    assert "the session with 10.0.0.1 starts anew" in log.getvalue()

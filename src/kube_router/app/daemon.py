@@ -28,14 +28,15 @@ from kube_router.app.targets import Targets
 from kube_router.app.watchers import Watchers
 from kube_router.cache.cache import Cache
 from kube_router.config.faults import StartRefused
-from kube_router.config.node import node_faults
+from kube_router.config.node import node_faults, speaker_faults
 from kube_router.config.options import Options
 from kube_router.control.controller import Controller
 from kube_router.control.cycle import Cycle, Outcome
 from kube_router.control.runner import Runner
 from kube_router.control.schedule import Schedule
+from kube_router.desired import Note
 from kube_router.kit.errors import TargetError
-from kube_router.model.objects import Kind, Name
+from kube_router.model.objects import Kind, Name, Ref
 from kube_router.model.state.netfilter import ChainKey
 from kube_router.serve import endpoints
 from kube_router.telemetry.health import Health
@@ -91,6 +92,7 @@ class Daemon:
             # Probes are answered by now; this reads credentials, and takes a while on a slow machine.
             self._watchers = Watchers(self._options, self._targets, self._cache.view)
             self._reporting = Reporting(self._watchers.post)
+            self._targets.tell = self._tell_of_sessions
             self._acceptance.load()
             self._inbox = Inbox(self._cache, gate=self._acceptance.gate, fault=self._reporting.bad_object, seen=_count_events)
             return await self._work(stop)
@@ -108,6 +110,7 @@ class Daemon:
         tasks |= {asyncio.create_task(runner.run(), name=runner.name) for runner in self._runners}
         tasks |= {asyncio.create_task(self._remove_absent(gone), name=f"no {gone.name}") for gone in absent(self._options)}
         tasks.add(asyncio.create_task(self._check_node(), name="node"))
+        tasks.add(asyncio.create_task(self._check_speaker(), name="speaker"))
         tasks.add(asyncio.create_task(self._leave_other_backend(), name="other backend"))
         tasks.add(asyncio.create_task(self._follow_api(), name="api"))
         tasks.add(asyncio.create_task(self._acceptance.keep(self._in_thread), name="accepted annotations"))
@@ -219,6 +222,24 @@ class Daemon:
         if faults:
             raise StartRefused(faults)
         await asyncio.Event().wait()
+
+    async def _check_speaker(self) -> None:
+        """A flag that the speaker beside us cannot follow ends the start, as soon as there is one to ask."""
+        while self._options.run_router:
+            try:
+                generation = await self._in_thread(self._targets.gobgp.generation)
+            except TargetError:
+                await asyncio.sleep(1.0)
+                continue
+            faults = speaker_faults(self._options, has_bfd=generation.has_bfd)
+            if faults:
+                raise StartRefused(faults)
+            break
+        await asyncio.Event().wait()
+
+    def _tell_of_sessions(self, reason: str, message: str) -> None:
+        about = Ref(Kind.NODE, Name("", self._options.node_name))
+        self._reporting.foretell("speaker", Note(about, reason, message))
 
 
 async def _first_end(tasks: set[asyncio.Task[None]], stop: asyncio.Event, broken: asyncio.Future[Exception]) -> int:

@@ -38,6 +38,11 @@ class Reporting:
         METRICS.counter("rejected_items_total", {"controller": controller, "kind": note.about.kind.value}).inc()
         self._post(note)
 
+    def foretell(self, controller: str, note: Note) -> None:
+        """Something that is about to be done, and is nobody's fault: logged, and put on the object as an Event. From any thread."""
+        _log(controller).warning(note.message, object=str(note.about), reason=note.reason)
+        self._post(note)
+
     def faulty(self, controller: str, item: Hashable, fault: Exception) -> None:
         """Log it with its traceback; the item keeps its last good state."""
         if not self._is_news(controller, item, repr(fault)):

@@ -53,7 +53,9 @@ class Targets:
         self.routes = RouteTarget()
         self.tunnels = TunnelTarget()
         self.gobgp = Client(options.gobgp_target)
-        self.speaker = GobgpTarget(self.gobgp, preserved=self._routes_stand)
+        # Told of what is about to happen to sessions: reason and message. In worker threads.
+        self.tell: Callable[[str, str], None] = lambda _reason, message: get_logger("speaker").warning(message)
+        self.speaker = GobgpTarget(self.gobgp, preserved=self._routes_stand, tell=lambda reason, message: self.tell(reason, message))
         self._all: tuple[Target, ...] = (
             LinkTarget(),
             SysctlTarget(),

@@ -55,3 +55,11 @@ def _pod_cidrs(options: Options, pod_cidrs: Sequence[str]) -> Iterator[Fault]:
             canonical_cidr(cidr)
         except ValueError:
             yield Fault("pod CIDRs of this node", None, f"invalid CIDR address: {cidr}", remedy)
+
+
+def speaker_faults(options: Options, *, has_bfd: bool) -> tuple[Fault, ...]:
+    """What the BGP speaker beside us cannot do though flags ask for it. Of annotations that do, people are told by an Event."""
+    if has_bfd or not (options.enable_bfd and options.peer_router_ips):
+        return ()
+    problem, advice = "the BGP speaker is a gobgpd 3, which has no BFD", "run gobgpd 4.5 or later, or leave the flag out"
+    return (Fault("--enable-bfd", "true", problem, advice),)

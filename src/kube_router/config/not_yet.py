@@ -26,15 +26,11 @@ class NotYet:
 
 
 NOT_YET: Final[tuple[NotYet, ...]] = (
-    NotYet("enable-bfd", lambda o: o.enable_bfd, "BFD"),
-    NotYet("enable-ibgp", lambda o: not o.enable_ibgp, "a mesh other than of all nodes"),
     NotYet("enable-pprof", lambda o: o.enable_pprof, "profiling over HTTP"),
     NotYet("hairpin-mode", lambda o: o.hairpin_mode, "hairpin traffic"),
     NotYet("ipvs-graceful-termination", lambda o: o.ipvs_graceful_termination, "draining of removed endpoints"),
     NotYet("netpol-default-deny", lambda o: o.netpol_default_deny, "denying pods whose policies are not in place"),
     NotYet("nodeport-bindon-all-ip", lambda o: o.nodeport_bindon_all_ip, "node ports on every address"),
-    NotYet("nodes-full-mesh", lambda o: not o.nodes_full_mesh, "a mesh other than of all nodes"),
-    NotYet("peer-router-ips", lambda o: bool(o.peer_router_ips), "external peers"),
     NotYet("run-loadbalancer", lambda o: o.run_loadbalancer, "the load-balancer allocator"),
     NotYet("runtime-endpoint", lambda o: bool(o.runtime_endpoint), "direct server return"),
     NotYet("service-tcp-timeout", lambda o: o.service_tcp_timeout > 0, "setting IPVS timeouts"),

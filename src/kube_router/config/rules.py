@@ -13,6 +13,7 @@ from typing import Final
 
 from kube_router.config.faults import Fault
 from kube_router.config.options import Options
+from kube_router.kit.net import canonical_address
 
 LONGEST_RESTART: Final = 4095  # seconds, 12 bits (RFC 4724 section 3)
 LONGEST_DEFERRAL: Final = 18 * 3600  # seconds, a bound of gobgpd's
@@ -117,6 +118,12 @@ def _restart_times(options: Options) -> Iterator[Fault]:
             yield Fault(name, f"{seconds:g}s", "out of range", f"give more than 0s and at most {longest}s")
 
 
+def _peer_ips(options: Options) -> Iterator[Fault]:
+    ips = [canonical_address(ip) for ip in options.peer_router_ips]
+    for ip in dict.fromkeys(ip for ip in ips if ips.count(ip) > 1):
+        yield Fault("--peer-router-ips", ip, "named more than once", "name every peer once, with its AS number at the same place")
+
+
 def _peer_asns(options: Options) -> Iterator[Fault]:
     return _peer_count("--peer-router-asns", options.peer_router_asns, options, optional=False)
 
@@ -162,6 +169,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(("pod-egress-excluded-cidrs",), lambda options: _cidrs("--pod-egress-excluded-cidrs", options.pod_egress_excluded_cidrs)),
     Rule(("service-node-port-range",), _node_ports),
     Rule(("bgp-graceful-restart", "bgp-graceful-restart-time", "bgp-graceful-restart-deferral-time"), _restart_times),
+    Rule(("peer-router-ips",), _peer_ips),
     Rule(("peer-router-ips", "peer-router-asns"), _peer_asns),
     Rule(("peer-router-ips", "peer-router-ports"), _peer_ports),
     Rule(("peer-router-ips", "peer-router-passwords"), _peer_passwords),
