@@ -33,7 +33,6 @@ from kube_router.model.objects import BestPath, Kind, Name, Node, Ref
 from kube_router.watch.events import Batch, Event, Put, Removed, Replaced
 from kube_router.watch.interfaces import InterfaceWatch
 from tests.engine import Recorder
-from tests.kernel.notices import listening
 
 pytestmark = [pytest.mark.needs("root", "netns", "veth", "vxlan"), pytest.mark.usefixtures("uplink")]
 
@@ -254,15 +253,19 @@ def test_u065_the_connected_route_stands_whatever_the_speaker_tells() -> None:
     connected = {4: "192.168.50.0/24", 6: "fd00:50::/64"}
 
     async def story(live: Live) -> None:
-        with listening() as notices:
-            for family in (4, 6):
-                name = Name("", connected[family])
-                for hops in ((NEAR_HOPS[family],), (FAR.addresses[family == 6],)):
-                    live.tell(Put(BestPath(name, hops)))
-                    await asyncio.sleep(0.1)
-                live.tell(gone(name))
+        monitor = subprocess.Popen(["ip", "monitor", "route"], stdout=subprocess.PIPE, text=True)
+        await asyncio.sleep(0.3)
+        for family in (4, 6):
+            name = Name("", connected[family])
+            for hops in ((NEAR_HOPS[family],), (FAR.addresses[family == 6],)):
+                live.tell(Put(BestPath(name, hops)))
                 await asyncio.sleep(0.1)
-            assert "no route" not in notices.take()
+            live.tell(gone(name))
+            await asyncio.sleep(0.1)
+        monitor.terminate()
+        told, _ = monitor.communicate(timeout=10)
+        assert "table 77" in told, "it hears what happens"
+        assert not any(f"Deleted {prefix}" in told for prefix in connected.values())
         shown = subprocess.run(["ip", "route"], text=True, capture_output=True, check=True).stdout
         assert "192.168.50.0/24 dev up0 proto kernel scope link src 192.168.50.50" in shown
         assert live.report.rejections == []

@@ -33,7 +33,6 @@ from kube_router.model.state import Key, Value
 from kube_router.model.state.links import Hop, Route, RouteKey, Rule, RuleKey
 from kube_router.model.state.tunnels import Fdb, FdbKey, Fou, FouKey, Neighbour, NeighbourKey, Tunnel, TunnelKey
 
-
 _ANYBODY: Final = "fe80::1"
 
 
