@@ -17,11 +17,16 @@ from bench.frame import CORE, Row, median, timed, tool
 from bench.quiet import Quiet
 from kube_router.apply.files.cni import CniFileTarget
 from kube_router.apply.kernel.commands import Commands
+from kube_router.apply.kernel.fou import FouTarget
 from kube_router.apply.kernel.ipset import SetTarget
 from kube_router.apply.kernel.iptables import IptablesTarget
 from kube_router.apply.kernel.iptables_tools import installed
 from kube_router.apply.kernel.links import LinkTarget
+from kube_router.apply.kernel.neighbours import NeighbourTarget
+from kube_router.apply.kernel.policy_rules import RuleTarget
 from kube_router.apply.kernel.routes import RouteTarget
+from kube_router.apply.kernel.sysctls import SysctlTarget
+from kube_router.apply.kernel.tunnels import TunnelTarget
 from kube_router.cache.cache import Cache
 from kube_router.config.options import Options, defaults
 from kube_router.control.controller import Target
@@ -69,7 +74,8 @@ class Host:
         self.routes, self.sets = RouteTarget(), SetTarget()
         rules = IptablesTarget(installed(Commands())["nft"])
         options = defaults(node_name=f"node{OWN}", enable_ipv6=True, cni_conf_file=str(folder / "10-kuberouter.conflist"))
-        targets: tuple[Target, ...] = (LinkTarget(), CniFileTarget(), self.sets, rules, self.routes)
+        overlay = (TunnelTarget(), NeighbourTarget(), RuleTarget(), FouTarget(Commands(), lambda: (options.overlay_encap_port,)))
+        targets: tuple[Target, ...] = (LinkTarget(), SysctlTarget(), CniFileTarget(), self.sets, rules, self.routes, *overlay)
         self._cycles = [self._cycle(RoutingController(options), targets), self._cycle(FibController(options), targets)]
         self.options: Options = options
 
