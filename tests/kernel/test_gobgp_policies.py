@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from kube_router.desired.routing.vips import EXCLUDED
 from kube_router.kit.net import family_of
 from kube_router.model.objects import Endpoint, EndpointSlice, Name, Node, Service
 from lab.kernel_netns import Netns
@@ -229,3 +230,56 @@ def test_r09_a_reflector_passes_on_pod_ranges_of_its_clients_and_nothing_else(ge
         await until(lambda: not set(second.routes) & set(clients[1].pod_cidrs), UP)
 
     play(generation, script, 3, peer_router_ips=("192.168.50.1",))
+
+
+@generations
+def test_r11_what_is_no_longer_let_out_is_taken_back_and_only_a_v3_speakers_session_with_that_peer_starts_anew(
+    generation: str, play: Any
+) -> None:
+    """The daemon starts again with --advertise-pod-cidr=false, over a speaker that went on."""
+
+    async def script(mesh: Mesh, router: Outside) -> None:
+        one, two = node(1), node(2)
+        router.start((one.addresses[0], 64512))
+        alone(mesh.hosts[1])
+        await mesh.up(one, two, WEB, ENDS)
+        first, second = mesh.hosts
+        await until(lambda: set(from_first(router, 4)) == VIPS | set(one.pod_cidrs), UP)
+        await until(lambda: set(second.routes) == set(one.pod_cidrs) and set(first.routes) == set(two.pod_cidrs), UP)
+
+        heard = len(second.changes)
+        await first.end()
+        first.options = replace(first.options, advertise_pod_cidr=False)
+        first.start()
+        assert (await first.sync()).good
+        await until(lambda: set(from_first(router, 4)) == VIPS, UP)
+        assert router.times_up(one.addresses[0]) == (2 if generation == "v3" else 1)
+        assert set(second.routes) == set(one.pod_cidrs), "nodes still get them"
+        assert len(second.changes) == heard, "and never lost them"
+
+    play(generation, script, peer_router_ips=("192.168.50.1",))
+
+
+@generations
+def test_u108_a_drained_node_takes_its_addresses_back_and_keeps_its_session_and_pod_ranges(generation: str, play: Any) -> None:
+    async def script(mesh: Mesh, router: Outside) -> None:
+        one = node(1)
+        many = [
+            msgspec.structs.replace(WEB, name=Name("shop", f"s{n}"), cluster_ips=(f"10.97.{n // 200}.{n % 200 + 1}",), external_ips=())
+            for n in range(400)
+        ]
+        ends = [msgspec.structs.replace(ENDS, name=Name("shop", f"{value.name.name}-1"), service=value.name) for value in many]
+        router.start((one.addresses[0], 64512))
+        await mesh.up(one, *many, *ends)
+        (first,) = mesh.hosts
+        everything = {f"{value.cluster_ips[0]}/32" for value in many} | set(one.pod_cidrs)
+        await until(lambda: set(from_first(router, 4)) == everything, UP)
+
+        await change(first, msgspec.structs.replace(one, labels={EXCLUDED: ""}))
+        assert await until(lambda: set(from_first(router, 4)) == set(one.pod_cidrs), SOON) < 2.0
+        assert [note.reason for note in first.cycle.notes()] == ["ServicesWithdrawn"]
+        await change(first, one)
+        assert await until(lambda: set(from_first(router, 4)) == everything, SOON) < 2.0
+        assert router.times_up(one.addresses[0]) == 1
+
+    play(generation, script, 1, peer_router_ips=("192.168.50.1",), advertise_cluster_ip=True)

@@ -41,10 +41,12 @@ class NeighborBook:
         self._client = client
         self._call = call
         self._tell = tell
+        self._told: dict[NeighborKey, Neighbor] = {}
 
     def observe(self, wanted: Mapping[Key, Value], local_addresses: Collection[str]) -> dict[Key, Value]:
         """All neighbours. One that differs from a wanted one in nothing that we could put right is returned as wanted."""
-        return {key: self._as_wanted(held, wanted.get(key), local_addresses) for key, held in self._listed().items()}
+        self._told = {key: self._as_wanted(held, wanted.get(key), local_addresses) for key, held in self._listed().items()}
+        return dict(self._told)
 
     def held(self, keys: Iterable[NeighborKey]) -> dict[NeighborKey, Held]:
         """Those of these that there are, perhaps among others."""
@@ -53,6 +55,7 @@ class NeighborBook:
 
     def put(self, key: NeighborKey, after: Neighbor, held: Mapping[NeighborKey, Held], *, restarting: bool) -> None:
         """Make a neighbour be as wanted."""
+        self._told[key] = after
         generation = self._client.generation()
         peer = codec.peer(generation, key, after, restarting=restarting)
         if after.bfd is not None and not generation.has_bfd:
@@ -77,6 +80,16 @@ class NeighborBook:
         """Remove a neighbour, if there is one."""
         if key in held:
             self._call("DeletePeer", address=key.address)
+
+    def begin_anew(self, address: str, reason: str) -> None:
+        """End a session and open it again. gobgpd's own reset would keep it down for half a minute (3.10)."""
+        key = NeighborKey(address)
+        held = self._listed(address)
+        if key not in held:
+            return
+        self._tell("SessionRestart", f"the session with BGP peer {address} starts anew: {reason}")
+        self._call("DeletePeer", address=address)
+        self._call("AddPeer", peer=codec.peer(self._client.generation(), key, self._told.get(key, held[key].neighbor)))
 
     def _listed(self, *addresses: str) -> dict[NeighborKey, Held]:
         found = {}

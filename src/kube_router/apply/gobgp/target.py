@@ -9,8 +9,8 @@ writes. What it does beside obeying:
 - Sessions that start anew for a change (neighbors.py), and the speaker itself, are told of before, as Events.
 - Neighbours are told that we restarted (R and F bits, RFC 4724) only when they are added in the pass that started the speaker
   and `preserved()` says that the kernel still has our routes. It is called in a worker thread.
-- After rules have changed under existing sessions, routes follow by soft reset; only an external neighbour of a v3 speaker, which
-  does not withdraw what is rejected now, is reset hard.
+- After rules have changed under existing sessions, routes follow by soft reset, of those sessions that the change concerns. A v3 speaker
+  does not withdraw what is rejected now: there a session to which something must be taken back starts anew.
 """
 
 from __future__ import annotations
@@ -175,7 +175,9 @@ class GobgpTarget:
         for address in reset.sent:
             self._try_reset(address=address, soft=True, direction=generation.reset_out)
         for address in reset.hard:
-            self._try_reset(address=address)
+            self._neighbors.begin_anew(
+                address, "it must take back routes that are no longer let out to it, and this speaker, gobgpd 3, cannot"
+            )
 
     def _try_reset(self, **fields: object) -> None:
         try:
