@@ -26,6 +26,7 @@ from kube_router.apply.kernel.tunnels import TunnelTarget
 from kube_router.cache.cache import Cache
 from kube_router.codec.notices import dump_addresses, dump_links, parse
 from kube_router.config.options import Options, defaults
+from kube_router.control.absent import Absent
 from kube_router.control.cycle import Cycle, Outcome
 from kube_router.control.fib import FibController
 from kube_router.desired.routing.mtu import pod_mtu
@@ -134,6 +135,13 @@ class Host:
                 return
         raise AssertionError(f"{self.name} does not settle: {outcome}, {self.report.rejections}, {self.report.failures}")
 
+    def clean(self) -> None:
+        """What `--cleanup-config` does about routes and the overlay."""
+        feed = Cache().feed(())
+        absent = Absent(FibController.name, FibController.writes)
+        self.cycle = Cycle(absent, feed=feed, view=Cache().view, targets=self._targets, report=self.report, call=inline)
+        self.settle()
+
     def stop(self) -> None:
         """The daemon ends; the kernel keeps what it wrote."""
         for target in self._targets:
@@ -178,6 +186,13 @@ class Network:
         for name, given in options.items():
             self.hosts[name].start(given)
             self.hosts[name].settle()
+
+    def open(self) -> None:
+        """All packets pass again."""
+        for space in (self.router, *(host.space for host in self.hosts.values())):
+            for tool in ("iptables", "ip6tables"):
+                for words in ("-P FORWARD ACCEPT", "-F", "-t raw -F"):
+                    space.run(f"{tool} -w {words}")
 
     def only(self, encap: str) -> None:
         """Nothing but packets of this encapsulation passes the router."""

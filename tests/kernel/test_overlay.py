@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from kube_router.control.absent import Absent
-from kube_router.control.fib import FibController
 from kube_router.model.names import VXLAN_LINK
 from kube_router.model.objects import BestPath, Kind, Name
 from kube_router.model.state.links import RouteKey, RuleKey
@@ -22,11 +20,26 @@ FOU = pytest.param("fou", marks=pytest.mark.needs("ipip", "ip6tnl", "fou", "gue"
 ENCAPS = ["vxlan", IPIP, FOU]
 
 
-@pytest.fixture
-def network(namespaces: Callable[[], Netns]) -> Iterator[Network]:
-    network = Network(namespaces)
+@pytest.fixture(scope="module")
+def wires() -> Iterator[Network]:
+    """Wires and nodes for all tests: what daemons write goes with the next one's start, which is a promise of theirs."""
+    made: list[Netns] = []
+
+    def make() -> Netns:
+        made.append(Netns())
+        return made[-1]
+
+    network = Network(make)
     yield network
     network.close()
+    for namespace in made:
+        namespace.close()
+
+
+@pytest.fixture
+def network(wires: Network) -> Network:
+    wires.open()
+    return wires
 
 
 def all_pairs(network: Network, *, full: bool) -> list[str]:
@@ -131,6 +144,8 @@ def test_without_the_overlay_and_after_a_cleanup_nothing_of_it_is_left(network: 
         ]
         return [line for line in lines if "fe80" not in line]
 
+    network.start("n1", overlay_encap=encap)
+    n1.clean()
     before = picture()
     network.start("n1", overlay_encap=encap)
     assert picture() != before
@@ -140,11 +155,7 @@ def test_without_the_overlay_and_after_a_cleanup_nothing_of_it_is_left(network: 
         "fd00:66::/64 via fd00:50::51 dev eth0 proto 17 metric 1024 pref medium",
     ]
     network.start("n1", overlay_encap=encap)
-    n1.cycle.controller = Absent(FibController.name, FibController.writes)
-    n1.cycle.ledger.distrust(FibController.writes)
-    for item in list(n1.cycle.ledger.items()):
-        n1.cycle.ledger.want(item, {})
-    n1.settle()
+    n1.clean()
     assert picture() == before
 
 

@@ -23,7 +23,7 @@ from kube_router.kit.net import Family
 NAME: Final = "fou"  # of the generic netlink family
 
 _ADD, _DELETE, _GET = 1, 2, 3  # FOU_CMD_*
-_PORT, _AF, _PROTOCOL, _TYPE = 1, 2, 3, 4  # FOU_ATTR_*
+_PORT, _AF, _TYPE = 1, 2, 4  # FOU_ATTR_*
 _GUE: Final = 2  # FOU_ENCAP_GUE
 _GET_FAMILY: Final = 3  # CTRL_CMD_GETFAMILY
 _FAMILY_ID, _FAMILY_NAME = 1, 2  # CTRL_ATTR_*
@@ -73,4 +73,5 @@ def parse(reply: Reply) -> Listener:
 
 
 def _identity(family: Family, port: int) -> bytes:
-    return attribute(_PORT, _BIG16.pack(port)) + attribute(_AF, _BYTE.pack(AF[family])) + attribute(_PROTOCOL, _BYTE.pack(0))
+    # No protocol: GUE says in each packet what is inside, and kernels refuse a 0 (6.1).
+    return attribute(_PORT, _BIG16.pack(port)) + attribute(_AF, _BYTE.pack(AF[family]))
