@@ -127,7 +127,7 @@ def test_a_foreign_neighbour_path_and_policy_go_and_nothing_else_is_touched(home
     assert ours.target.observe(ours.cycle.ledger.merged) == ours.cycle.ledger.merged
 
 
-def test_a_statement_that_somebody_edited_is_replaced_and_the_policy_rises_by_one(home: Gobgpd) -> None:
+def test_a_statement_that_somebody_edited_is_replaced_and_one_policy_of_a_higher_number_is_left(home: Gobgpd) -> None:
     ours = Ours(home, NODE1, NODE2)
     assert ours.sync().good
     api = ours.client.generation()
@@ -139,7 +139,7 @@ def test_a_statement_that_somebody_edited_is_replaced_and_the_policy_rises_by_on
     assert ours.target.observe(ours.cycle.ledger.merged) == ours.cycle.ledger.merged
     assigned = [reply.assignment for reply in ours.client.list("ListPolicyAssignment")]
     names = sorted(policy.name for assignment in assigned for policy in assignment.policies)
-    assert names == ["kube_router_export2", "kube_router_import1"]
+    assert names == ["kube_router_export3", "kube_router_import1"]
     assert sorted(reply.policy.name for reply in ours.client.list("ListPolicy")) == names
 
 
