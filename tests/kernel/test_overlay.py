@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -10,6 +11,7 @@ from kube_router.model.names import VXLAN_LINK
 from kube_router.model.objects import BestPath, Kind, Name
 from kube_router.model.state.links import RouteKey, RuleKey
 from kube_router.model.state.tunnels import TunnelKey
+from kube_router.watch.reach import ReachWatch
 from lab.kernel_netns import Netns
 from tests.kernel.overlay_network import NODES, PODS, Network, Stream
 
@@ -204,3 +206,32 @@ def test_what_somebody_took_from_the_overlay_comes_back_with_the_next_look(netwo
         assert n1.ping(PODS["n3"][0], full=True), disturb
     kinds = {type(key) for key in n1.report.drifts}
     assert {TunnelKey, RouteKey, RuleKey} <= kinds
+
+
+def test_u103_a_node_whose_port_is_dropped_on_the_way_is_told_unreachable_until_it_answers(network: Network) -> None:
+    network.start(overlay_encap="vxlan")
+    n1 = network.hosts["n1"]
+
+    async def story() -> None:
+        gateways = {4: "10.233.64.1", 6: "fd00:64::1"}
+        watch = ReachWatch(n1.controller.behind_tunnels, gateways.__getitem__, advice="", period=0.2)
+        task = asyncio.create_task(watch.run())
+        everybody = dict.fromkeys(NODES["n3"].addresses)
+        await until(lambda: watch.unreachable == dict.fromkeys(everybody, False))
+        network.drop("-p udp --dport 4789")
+        await until(lambda: watch.unreachable == dict.fromkeys(everybody, True))
+        network.open()
+        await until(lambda: watch.unreachable == dict.fromkeys(everybody, False))
+        assert not task.done()
+        task.cancel()
+
+    with n1.space.entered():
+        asyncio.run(story())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    for _ in range(400):
+        if condition():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("not within 20 s")

@@ -11,10 +11,12 @@ from kube_router.app.targets import Targets
 from kube_router.cache.cache import View
 from kube_router.config.faults import Fault, StartRefused
 from kube_router.config.options import Options
+from kube_router.control.fib import FibController
 from kube_router.control.runner import Runner
 from kube_router.control.speaker import peers_of
 from kube_router.desired import Note
-from kube_router.model.names import OVERLAY_TABLE
+from kube_router.kit.net import Family, contains, family_of
+from kube_router.model.names import BRIDGE, OVERLAY_TABLE
 from kube_router.model.objects import BestPath, Kind, Name, Ref
 from kube_router.model.state import Key, Value
 from kube_router.model.state.links import Route, RouteKey
@@ -24,6 +26,7 @@ from kube_router.telemetry.metrics import METRICS, Sample
 from kube_router.watch.api import ApiWatch
 from kube_router.watch.cni import CniWatch
 from kube_router.watch.interfaces import Dumper, InterfaceWatch
+from kube_router.watch.reach import ReachWatch
 from kube_router.watch.speaker import SpeakerWatch
 
 _ALL_PODS: Final = frozenset({Kind.POD, Kind.NETWORK_POLICY})  # who judges traffic between pods knows those of other nodes
@@ -39,6 +42,7 @@ class Watchers:
 
         self._options = options
         self._targets = targets
+        self._view = view
         try:
             self._client = targets.api
         except ConfigurationError as error:
@@ -66,6 +70,8 @@ class Watchers:
         if Kind.CNI_FILE in kinds:
             cni = CniWatch(inbox, inbox.disturbed, self._options.cni_conf_file, folders=self._options.cni_folders)
             tasks.add(asyncio.create_task(cni.run(), name="CNI files"))
+        if ownership.FIB in of and self._options.enable_overlay:
+            tasks.add(asyncio.create_task(self._reach_watch(of[ownership.FIB], self._view).run(), name="reach"))
         if Kind.BEST_PATH in kinds:
             self._speaker = self._speaker_watch(inbox, of[ownership.SPEAKER])
             tasks.add(asyncio.create_task(self._speaker.run(), name="speaker watch"))
@@ -116,6 +122,21 @@ class Watchers:
         ends = {key.name: tunnel.remote for key, tunnel in tunnels if isinstance(key, TunnelKey) and isinstance(tunnel, Tunnel)}
         return adopted(self._targets.routes.observe({}), ends)
 
+    def _reach_watch(self, runner: Runner, view: View) -> ReachWatch:
+        controller = runner.cycle.controller
+        assert isinstance(controller, FibController)
+        port = {"fou": self._options.overlay_encap_port, "vxlan": self._options.overlay_vxlan_port}.get(self._options.overlay_encap)
+        what = f"UDP port {port}" if port else "IP protocols 4 and 41"
+        watch = ReachWatch(
+            controller.behind_tunnels,
+            lambda family: _pod_side(view, self._options.node_name, family),
+            advice=f"see whether the network between lets {what} pass, and whether that node runs with the same --overlay-encap",
+        )
+        METRICS.at_scrape(
+            "reach", lambda: [Sample("overlay_peer_unreachable", (end,), float(gone)) for end, gone in watch.unreachable.items()]
+        )
+        return watch
+
     def _bgp_samples(self) -> list[Sample]:
         speaker = self._speaker
         if speaker is None:
@@ -125,6 +146,14 @@ class Watchers:
             for peer in speaker.peers
         ]
         return [*peers, Sample("controller_bgp_advertisements_received", (), speaker.received)]
+
+
+def _pod_side(view: View, node: str, family: Family) -> str:
+    """An address of the bridge in this node's pod range: what it sends from there goes the way of pods. "" while there is none."""
+    own, bridge = view.nodes.get(Name("", node)), view.interfaces.get(Name("", BRIDGE))
+    addresses = [prefix.partition("/")[0] for prefix in bridge.addresses] if bridge else []
+    ranges = own.pod_cidrs if own else ()
+    return next((one for one in addresses if family_of(one) == family and any(contains(cidr, one) for cidr in ranges)), "")
 
 
 def adopted(routes: Mapping[Key, Value], ends: Mapping[str, str]) -> list[BestPath]:

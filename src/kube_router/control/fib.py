@@ -46,6 +46,10 @@ class FibController:
         self._ways: dict[str, Way] = {}
         self._named: dict[str, set[str]] = {}  # next hops by the name that the original gives to their tunnel
 
+    def behind_tunnels(self) -> list[str]:
+        """Addresses of nodes that packets of pods go to through a tunnel now."""
+        return [found.hop for found in self._ways.values() if found.link]
+
     def touched(self, changes: Changes, view: View) -> Iterable[Hashable]:
         """What these changes may alter."""
         moved = self._look_around(changes, view)

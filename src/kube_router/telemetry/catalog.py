@@ -91,6 +91,7 @@ OURS: Final = (
     Metric("watch_events_total", "counter", "core", "Changes received from the API server.", ("kind",)),
     Metric("watch_relists_total", "counter", "core", "Complete lists fetched from the API server.", ("kind",)),
     Metric("kubernetes_events_total", "counter", "core", "Events reported to the API server.", ("reason",)),
+    Metric("overlay_peer_unreachable", "gauge", "router", "Whether a node behind a tunnel does not answer.", ("address",), at_scrape=True),
     Metric("scrape_errors_total", "counter", "core", "Parts of the metrics that could not be read.", ("part",)),
 )
 # fmt: on
