@@ -12,11 +12,13 @@ import pytest
 
 from kube_router.apply.gobgp.client import Client
 from kube_router.apply.gobgp.target import GobgpTarget
+from kube_router.cache.cache import Cache
 from kube_router.codec.gobgp.generation import EXPORT, IMPORT
 from kube_router.config.options import defaults
+from kube_router.control.speaker import SpeakerController
 from kube_router.desired.routing.vips import EXCLUDED
 from kube_router.kit.errors import Busy
-from kube_router.model.objects import Endpoint, EndpointSlice, Kind, Name, Node, Service
+from kube_router.model.objects import Endpoint, EndpointSlice, Kind, Name, Node, Ref, Service
 from kube_router.model.state import Change
 from kube_router.model.state.bgp import Neighbor, NeighborKey, Path, PathKey, Speaker, SpeakerKey
 from tests.gobgpd import FakeGobgpd
@@ -359,3 +361,26 @@ def test_a_speaker_that_gives_no_answer_is_no_reason_to_forget(generation: str) 
     world.gobgpd.fail_at = frozenset()
     assert world.sync().good
     assert announced(world) == {"10.96.0.1/32", "10.96.0.2/32"}
+
+
+def test_r03_a_change_touches_its_own_service_among_a_thousand_and_only_a_new_announcer_touches_all() -> None:
+    cache, controller = Cache(), SpeakerController(OPTIONS)
+    feed = cache.feed(controller.reads)
+    cache.put(OWN)
+    for n in range(1000):
+        cache.put(service(f"s{n}", f"10.96.{n // 250}.{n % 250}"))
+        cache.put(ends(f"s{n}"))
+
+    def touched(*changed: Node | Service | EndpointSlice) -> set[object]:
+        list(controller.touched(feed.take(), cache.view))
+        for value in changed:
+            cache.put(value)
+        return {item for item in controller.touched(feed.take(), cache.view) if isinstance(item, Ref) and item.kind is Kind.SERVICE}
+
+    seven = Ref(Kind.SERVICE, Name("shop", "s7"))
+    assert touched(ends("s7", ready=False)) == {seven}
+    assert touched(service("s7", "10.98.0.7")) == {seven}
+    assert touched(OTHER) == set()
+    assert touched(msgspec.structs.replace(OWN, annotations={"kube-router.io/node.bgp.communities": "1:1"})) == set()
+    assert touched(msgspec.structs.replace(OTHER, addresses=("192.168.50.51", "10.96.0.9"))) == {Ref(Kind.SERVICE, Name("shop", "s9"))}
+    assert len(touched(msgspec.structs.replace(OWN, labels={EXCLUDED: ""}))) == 1000
