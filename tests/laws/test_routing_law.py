@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kube_router.app.watchers import adopted
 from kube_router.config.options import defaults
 from kube_router.control.datapath import DatapathController
 from kube_router.control.fib import FibController
@@ -127,6 +128,23 @@ def test_r16_tunnels_stand_as_long_as_a_path_goes_through_them_and_no_longer(opt
         over = {hop.link for value in state.values() if isinstance(value, Route) for hop in value.hops if hop.link}
         assert tunnels - {VXLAN_LINK} == over - {VXLAN_LINK}
         assert over <= tunnels
+
+
+@given(overlays, far_histories)
+def test_r18_who_starts_without_memory_reads_in_the_kernel_which_paths_its_routes_came_from(options, history):
+    node = LabNode(lambda: FibController(options))
+    for event in history:
+        node.feed(event)
+    node.settle()
+    state = node.world.state
+    ends = {key.name: value.remote for key, value in state.items() if isinstance(key, TunnelKey)}
+    others = [value for value in objects_of(node.cache) if not isinstance(value, BestPath)]
+    again = from_nothing(lambda: FibController(options), [*others, *adopted(state, ends)]).state
+    assert main_table(again) == main_table(state)
+
+
+def main_table(state):
+    return {key: value for key, value in state.items() if isinstance(key, RouteKey) and key.table == 254}
 
 
 def fib_node() -> LabNode:
