@@ -218,6 +218,25 @@ def test_our_own_replacements_are_no_news() -> None:
     play(story)
 
 
+def test_r15_a_path_costs_its_own_messages_however_many_links_the_node_has() -> None:
+    veths = [f"link add veth{n} type veth peer name pod{n}" for n in range(200)]
+    ip("link add kube-bridge type bridge", *veths, *(f"link set veth{n} master kube-bridge" for n in range(200)))
+
+    async def story(live: Live) -> None:
+        await asyncio.sleep(0.6)
+        sent = []
+        for prefix, hop in (("10.233.67.0/24", "192.168.50.52"), ("10.233.67.0/24", "192.168.50.53"), ("10.233.65.0/24", "192.168.60.52")):
+            before = live.routes.sent, live.tunnels.sent
+            live.tell(Put(BestPath(Name("", prefix), (hop,))))
+            await live.until(lambda prefix=prefix, hop=hop: ours().get(prefix) == (hop,))
+            await asyncio.sleep(0.1)
+            sent.append((live.routes.sent - before[0], live.tunnels.sent - before[1]))
+        # Made; looked at and replaced; made together with the way to the node itself.
+        assert sent == [(1, 0), (2, 0), (2, 0)]
+
+    play(story, overlay_encap="vxlan")
+
+
 @pytest.mark.parametrize(
     ("line", "kinds"),
     [

@@ -191,7 +191,7 @@ def test_removing_leaves_nothing_and_can_be_repeated(target: RouteTarget) -> Non
     ("before", "after"),
     [((0,), (1,)), ((0,), (0, 1)), ((0, 1), (1,)), ((0, 1), (1, 2)), ((0, 1, 2), (0, 2)), ((0, 1), (2,))],
 )
-def test_a_changed_route_is_replaced_without_ever_being_gone(
+def test_r13_a_changed_route_is_replaced_without_ever_being_gone(
     target: RouteTarget, family: Family, before: tuple[int, ...], after: tuple[int, ...]
 ) -> None:
     key = RouteKey(PREFIX[family])
@@ -205,7 +205,7 @@ def test_a_changed_route_is_replaced_without_ever_being_gone(
     assert target.observe(wanted) == wanted
 
 
-def test_packets_find_a_route_at_every_moment_of_its_changes(target: RouteTarget, family: Family) -> None:
+def test_r13_packets_find_a_route_at_every_moment_of_its_changes(target: RouteTarget, family: Family) -> None:
     key, ways = RouteKey(PREFIX[family]), [via(family, 0), via(family, 0, 1), via(family, 1, 2), via(family, 2)]
     target.apply(creation({key: ways[0]}))
     address = PREFIX[family].partition("/")[0] + ("7" if family == 6 else "")
