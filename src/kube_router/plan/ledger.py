@@ -35,7 +35,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._wants: dict[Item, Mapping[Key, Value]] = {}
-        self._priority: dict[Item, Priority] = {}
+        self._priority: dict[Item, Priority] = {}  # where it is not (), which it nearly always is
         # A key's only item, or its `_Shared` items: nearly all keys have one, and a set each would double the memory.
         self._owners: dict[Key, Item | _Shared] = {}
         self._merged: dict[Key, Value] = {}
@@ -53,9 +53,11 @@ class Ledger:
             return
         if state:
             self._wants[item] = state
-            self._priority[item] = priority
         else:
             self._wants.pop(item, None)
+        if state and priority:
+            self._priority[item] = priority
+        else:
             self._priority.pop(item, None)
         for key in before.keys() - state.keys():
             self._release(key, item)
