@@ -148,6 +148,18 @@ def test_u058_routes_come_back_after_the_uplink_flapped() -> None:
     play(story)
 
 
+def test_u058_routes_come_back_where_the_kernel_says_nothing_of_what_it_drops() -> None:
+    """Without IPv6 a link that goes down loses routes, and no address with them that would be told of."""
+    paths = {PREFIXES[4]: PATHS[PREFIXES[4]]}
+
+    async def story(live: Live) -> None:
+        ip("link set up0 down", "link set up0 up")
+        await live.until(lambda: live.report.drifts and ours() == paths)
+
+    ip("link set up0 addrgenmode none", "addr flush dev up0", "addr add 192.168.50.50/24 dev up0")
+    play(story, paths)
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_u058_a_deleted_route_comes_back_and_counts_as_drift(family: int) -> None:
     async def story(live: Live) -> None:

@@ -77,9 +77,15 @@ gone = st.one_of(
     paths.map(lambda path: (Kind.BEST_PATH, path.name)),
     links.map(lambda link: (Kind.INTERFACE, link.name)),
 )
-far_histories = st.lists(
-    st.one_of(far_nodes, links, far_paths, far_paths, gone, far_paths.map(lambda p: (Kind.BEST_PATH, p.name))), max_size=16
+# Most of what can go wrong needs a node that is somewhere, with others near and far.
+PLACED = (
+    Node(Name("", "node1"), addresses=("192.168.50.50", "fd00:50::50"), pod_cidrs=("10.233.64.0/24", "fd00:64::/64")),
+    Node(Name("", "node2"), addresses=("192.168.50.51", "fd00:50::51")),
+    Node(Name("", "node3"), addresses=("192.168.60.52", "fd00:60::52")),
+    Interface(Name("", "up0"), mtu=1500, addresses=("192.168.50.50/24", "fd00:50::50/64")),
 )
+far_events = st.one_of(far_paths, far_paths, far_paths, far_paths.map(lambda path: (Kind.BEST_PATH, path.name)), far_nodes, links, gone)
+far_histories = st.lists(far_events, max_size=12).flatmap(lambda events: st.sampled_from([[*PLACED, *events], [*PLACED, *events], events]))
 histories = st.lists(st.one_of(nodes, links, paths, files, gone), max_size=14)
 numbers = st.frozensets(st.integers(0, 40), max_size=8)
 
