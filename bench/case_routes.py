@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import announcements, prefixes, vips
+from bench import announcements, prefixes
 from bench.frame import CORE, Row, median, progress, timed, tool
 from bench.quiet import Quiet
 from kube_router.apply.files.cni import CniFileTarget
@@ -37,7 +37,7 @@ from kube_router.control.routing import RoutingController
 from kube_router.model.names import BRIDGE, NODE_IPS, POD_SUBNETS, ROUTE_PROTOCOL
 from kube_router.model.objects import BestPath, Interface, Kind, Name, Node
 
-TITLE = "1,000 nodes join a dual-stack cluster: routes, sets of nodes and pods; addresses of 5,000 Services are announced"
+TITLE = "1,000 nodes join a dual-stack cluster: routes, sets of nodes and pods; addresses of 5,000 Services; 100,000 prefixes from outside"
 NEEDS = frozenset({"root", "netns", "veth", "bridge", "br_netfilter", "ipset", "iptables_nft", "xt_set"})
 
 NODES: Final = 1000
@@ -127,11 +127,9 @@ def measure() -> Iterator[Row]:
         yield from _single_changes(host)
         yield from _audits(host)
         yield from _restart(Path(folder))
-    progress("addresses of Services")
-    yield from vips.measure()
+    yield from announcements.measure()
     progress("prefixes from outside; it takes about a minute")
     yield from prefixes.measure()
-    yield from announcements.measure()
 
 
 def _floor() -> float:
