@@ -10,9 +10,12 @@ import pytest
 
 from kube_router.config.options import Options, defaults
 from kube_router.desired.external_ips import ranges
+from kube_router.desired.routing.rules import rules, terms
+from kube_router.desired.routing.speaker import itself
 from kube_router.desired.routing.vips import EXCLUDED, announcer, vips
+from kube_router.kit.net import family_of
 from kube_router.model.objects import Endpoint, EndpointSlice, Ingress, Name, Node, Rejected, Service
-from kube_router.model.state.bgp import DefinedSetMember, Path, PathKey
+from kube_router.model.state.bgp import BgpPolicy, DefinedSetMember, Path, PathKey
 
 ALL = defaults(
     node_name="node1",
@@ -291,3 +294,43 @@ def test_u108_a_drained_node_takes_its_addresses_back(own: Node, others: Any, fl
 def test_u108_the_only_node_with_an_endpoint_keeps_a_local_address_though_cordoned() -> None:
     options = with_flags(withdraw_on_cordon=True)
     assert announced(LOCAL, slices(endpoint("10.244.0.5", "node1")), own=CORDONED, options=options) == {"203.0.113.10/32"}
+
+
+# -- next hops, kinds of node by kinds of pod range -------------------------------------------------------------------
+
+NODES = {"IPv4": ("192.168.50.50",), "IPv6": ("fd00:50::50",), "both": ("192.168.50.50", "fd00:50::50")}
+RANGES = {"IPv4": ("10.244.0.0/24",), "IPv6": ("fd00:64::/64",), "both": ("10.244.0.0/24", "fd00:64::/64")}
+ROUTERS = {4: "192.168.50.1", 6: "fd00:50::1"}
+
+
+@pytest.mark.parametrize("addresses", NODES)
+@pytest.mark.parametrize("cidrs", RANGES)
+@pytest.mark.parametrize("router", [4, 6])
+@pytest.mark.parametrize("override", [False, True])
+def test_u056_every_prefix_has_a_next_hop_of_its_family_on_this_node_or_is_not_announced_and_told_once(
+    addresses: str, cidrs: str, router: int, override: bool
+) -> None:
+    own = msgspec.structs.replace(OWN, addresses=NODES[addresses], pod_cidrs=RANGES[cidrs])
+    options = with_flags(router_id="generate", override_nexthop=override, peer_router_ips=(ROUTERS[router],), peer_router_asns=(65001,))
+    ranges_of_own = itself(own, options)
+    desired = vips(
+        WEB, both("node1"), announcer(own, tuple, options), options=options, allowed=ranges(options), is_node=lambda address: False
+    )
+    policy = rules(own, terms(own, options), options).state
+    state = {**policy, **ranges_of_own.state, **desired.state}
+    families = {family_of(address) for address in own.addresses}
+    paths = {key.prefix: value for key, value in state.items() if isinstance(key, PathKey)}
+    assert {family_of(prefix) for prefix in paths} <= families
+    assert {prefix for prefix in EVERYTHING if family_of(prefix) in families} <= set(paths), "others are unaffected"
+    for prefix, path in paths.items():
+        assert isinstance(path, Path)
+        assert path.next_hop in own.addresses
+        assert family_of(path.next_hop) == family_of(prefix)
+    for value in state.values():
+        for statement in value.statements if isinstance(value, BgpPolicy) else ():
+            if statement.next_hop:
+                assert statement.prefix_set.endswith("v6") == statement.neighbor_set.endswith("v6")
+    missing = [cidr for cidr in own.pod_cidrs if family_of(cidr) not in families]
+    told = [note for note in (*ranges_of_own.notes, *desired.notes) if note.reason == "NoNextHop"]
+    assert [cidr for cidr in missing for note in told if cidr in note.message] == missing
+    assert len(told) == len(missing)
