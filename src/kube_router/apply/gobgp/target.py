@@ -104,21 +104,21 @@ class GobgpTarget:
                 raise Busy(f"gobgpd refused to answer: {refusal}") from None
 
     def _apply(self, changes: Sequence[Change]) -> dict[Key, str]:
-        start = next((change.after for change in changes if isinstance(change.key, SpeakerKey) and change.after is not None), None)
+        start = next((change for change in changes if isinstance(change.key, SpeakerKey) and change.after is not None), None)
         if start is not None:
-            self._start(start)
+            self._start(start.before, start.after)
         elif self._speaker() is None:
             raise Stale("BGP is not started in gobgpd: it has been restarted")
         steps = _Steps(changes)
         doubted = frozenset() if self._fresh else doubts(changes)
         sessions = self._sessions() if doubted else []
+        book = self._neighbors
+        peers = [change.key for change in changes if isinstance(change.key, NeighborKey)]
+        held = book.held(peers) if peers else {}
+        steps.delete(NeighborKey, lambda key, _: book.delete(key, held))
         self._put_rules(steps)
         steps.put_together(PathKey, _all, lambda _, some: self._paths.announce(some))
-        if steps.concern(NeighborKey):
-            book = self._neighbors
-            held = book.held(change.key for change in changes if isinstance(change.key, NeighborKey))
-            steps.put(NeighborKey, lambda key, _, after: book.put(key, after, held, restarting=self._restarting))
-            steps.delete(NeighborKey, lambda key, _: book.delete(key, held))
+        steps.put(NeighborKey, lambda key, _, after: book.put(key, after, held, restarting=self._restarting))
         steps.delete_together(PathKey, _all, lambda _, some: self._paths.withdraw(some))
         self._delete_rules(steps)
         if doubted:
@@ -127,7 +127,7 @@ class GobgpTarget:
         self._restarting = self._fresh = False
         return steps.rejected
 
-    def _start(self, wanted: Speaker) -> None:
+    def _start(self, believed: Speaker | None, wanted: Speaker) -> None:
         held = self._speaker()
         if held == wanted:
             return
@@ -142,6 +142,8 @@ class GobgpTarget:
         except Refused as refusal:
             raise Busy(f"gobgpd cannot start BGP as AS {wanted.asn} on {', '.join(wanted.addresses)}: {refusal}") from None
         self._fresh, self._restarting = True, restarting
+        if held is None and believed is not None:
+            raise Stale("BGP had been stopped: what gobgpd is believed to hold is gone")
         if held is not None:
             raise Stale("BGP was stopped and started for its new configuration: everything else in it is gone")
 
@@ -220,10 +222,6 @@ class _Steps:
     def __init__(self, changes: Sequence[Change]) -> None:
         self._changes = changes
         self.rejected: dict[Key, str] = {}
-
-    def concern(self, kind: type[Key]) -> bool:
-        """Whether any change is of this kind."""
-        return any(isinstance(change.key, kind) for change in self._changes)
 
     def put(self, kind: type[K], do: Callable[[K, Any, Any], None]) -> None:
         """Every creation and update of the kind, in order: `do(key, before, after)`."""
