@@ -117,12 +117,16 @@ def test_r03_churn_that_changes_no_announcement_writes_nothing_and_asks_next_to_
 
 @generations
 def test_r03_work_for_a_change_does_not_grow_with_services_or_nodes(generation: str) -> None:
-    def asked(size: int) -> int:
+    def asked(size: int) -> list[int]:
         nodes = [Node(Name("", f"m{n}"), addresses=(f"192.168.{51 + n // 250}.{n % 250}",)) for n in range(size)]
         world = settled(generation, *nodes, *(service(f"s{n}", f"10.96.{n // 250}.{n % 250}") for n in range(size)))
-        before = world.gobgpd.asked
-        step(world, service("web", "10.98.0.1"), ends("web"))
-        return world.gobgpd.asked - before
+        counted = []
+        newcomer = Node(Name("", "newcomer"), addresses=("192.168.49.9",), pod_cidrs=("10.250.0.0/24",))
+        for events in ([service("web", "10.98.0.1"), ends("web")], [newcomer], [(Kind.NODE, newcomer.name)]):
+            before = world.gobgpd.asked
+            step(world, *events)
+            counted.append(world.gobgpd.asked - before)
+        return counted
 
     assert asked(10) == asked(40)
 
