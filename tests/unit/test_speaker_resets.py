@@ -31,6 +31,7 @@ SESSIONS = (NODE, OTHER, DOWN, ROUTER)
 PEERS = DefinedSetKey("neighbor", "iBGPpeerset")
 PODS = DefinedSetKey("prefix", "podcidrdefinedset")
 VIPS = DefinedSetKey("prefix", "servicevipsdefinedsetv6")
+OTHERS = DefinedSetKey("prefix", "somebody")
 REJECTED = DefinedSetKey("prefix", "customimportrejectdefinedset")
 SESSION = Neighbor(64512, "10.0.0.1")
 
@@ -117,7 +118,8 @@ def policy(key: PolicyKey, before: tuple[Statement, ...], after: tuple[Statement
         (Change(AssignmentKey("import"), Assignment((), True), None), Reset(received=EVERYONE)),
         (came(PODS, "10.1.0.0/24 24..24"), Reset(sent=EVERYONE)),
         (went(PODS, "10.1.0.0/24 24..24"), Reset(sent=EVERYONE)),
-        (came(VIPS, "10.1.0.1/32 32..32"), Reset(received=EVERYONE, sent=EVERYONE)),
+        (came(VIPS, "10.1.0.1/32 32..32"), Reset(received=EVERYONE, sent=("192.0.2.1",))),
+        (came(OTHERS, "10.1.0.1/32 32..32"), Reset(received=EVERYONE, sent=EVERYONE)),
         (came(REJECTED, "10.1.0.0/24 24..32"), Reset(received=EVERYONE)),
         (came(REJECTED, "10.5.0.0/24 24..32"), Reset()),
         (went(REJECTED, "10.5.0.0/24 24..32"), Reset(received=EVERYONE)),
@@ -142,6 +144,7 @@ def test_a_rule_that_changes_under_sessions_is_applied_to_those_that_it_concerns
         (came(PODS, "10.1.0.0/24 24..24"), Reset(sent=EVERYONE)),
         (went(PODS, "10.1.0.0/24 24..24"), Reset(hard=EVERYONE)),
         (went(PODS, "10.5.0.0/24 24..24"), Reset()),
+        (went(VIPS, "10.1.0.1/32 32..32"), Reset(received=("10.0.0.2", "10.0.0.3"), hard=("192.0.2.1",))),
         (went(PEERS, "10.0.0.3/32"), Reset(hard=("10.0.0.3",))),
         (Change(AssignmentKey("export"), None, Assignment(("kube_router_export",), False)), Reset(hard=EVERYONE)),
         (Change(AssignmentKey("export"), Assignment(("kube_router_export",), False), None), Reset(sent=EVERYONE)),

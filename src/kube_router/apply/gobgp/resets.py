@@ -52,17 +52,20 @@ class Doubt(NamedTuple):
     inside: str = ""
 
 
-# Ways in which a prefix set is used; the others are in both.
-_ONE_WAY: Final = {
-    names.bgp_set(base, family): (way,)
-    for base, way in (
-        (names.BGP_PODS, "export"),
-        (names.BGP_DEFAULT_ROUTE, "import"),
-        (names.BGP_CUSTOM_REJECT, "import"),
+_BOTH_WAYS: Final = ("import", "export")
+_EXTERNAL: Final = tuple(("export", names.bgp_set(names.BGP_EXTERNAL_PEERS, family)) for family in FAMILIES)
+# What a prefix set is used for, and for whose routes; one that is none of ours may be used for everything.
+_USES: Final = {
+    names.bgp_set(base, family): uses
+    for base, uses in (
+        (names.BGP_PODS, (("export", EVERYBODY),)),
+        (names.BGP_VIPS, (("import", EVERYBODY), *_EXTERNAL)),
+        (names.BGP_DEFAULT_ROUTE, (("import", EVERYBODY),)),
+        (names.BGP_CUSTOM_REJECT, (("import", EVERYBODY),)),
     )
     for family in FAMILIES
 }
-_BOTH_WAYS: Final = ("import", "export")
+_ANY_USE: Final = tuple((way, EVERYBODY) for way in _BOTH_WAYS)
 
 
 class Speaker(Protocol):
@@ -108,16 +111,16 @@ def _doubts(changes: Sequence[Change]) -> Iterator[Doubt]:
                     if f"_{way}" in name:
                         yield from _of_statements(way, change.before, change.after)
             case DefinedSetMember(type="prefix", name=name, member=member) if member.partition(" ")[0] not in with_path:
-                for way in _ONE_WAY.get(name, _BOTH_WAYS):
-                    yield _of_prefix(way, member.partition(" ")[0], left=change.after is None)
+                for way, whom in _USES.get(name, _ANY_USE):
+                    yield _of_prefix(way, whom, member.partition(" ")[0], left=change.after is None)
             case DefinedSetMember(type="neighbor", member=member) if member.partition("/")[0] not in with_session:
                 for way in _BOTH_WAYS:
                     yield Doubt(way, member.partition("/")[0], taken_back=change.after is None)
 
 
-def _of_prefix(way: str, prefix: str, *, left: bool) -> Doubt:
+def _of_prefix(way: str, whom: str, prefix: str, *, left: bool) -> Doubt:
     # A received route that was rejected is not among the speaker's routes, so nobody can tell whether there is one.
-    return Doubt(way, EVERYBODY, taken_back=left, inside="" if way == "import" and left else prefix)
+    return Doubt(way, whom, taken_back=left, inside="" if way == "import" and left else prefix)
 
 
 def _is_stricter(before: Assignment | None, after: Assignment | None) -> bool:
