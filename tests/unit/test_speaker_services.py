@@ -388,3 +388,22 @@ def test_r03_a_change_touches_its_own_service_among_a_thousand_and_only_a_new_an
     assert touched(msgspec.structs.replace(OWN, annotations={"kube-router.io/node.bgp.communities": "1:1"})) == set()
     assert touched(msgspec.structs.replace(OTHER, addresses=("192.168.50.51", "10.96.0.9"))) == {Ref(Kind.SERVICE, Name("shop", "s9"))}
     assert len(touched(msgspec.structs.replace(OWN, labels={EXCLUDED: ""}))) == 1000
+
+
+@generations
+@pytest.mark.parametrize("failing", range(0, 12, 3))
+def test_a_stream_of_paths_that_breaks_off_is_finished_later(generation: str, failing: int) -> None:
+    world = World(generation, OPTIONS, (OWN,))
+    world.gobgpd.before_call = lambda method: None
+    world.settle()
+    for n in range(1200):
+        world.feed(service(f"s{n}", f"10.96.{n // 250}.{n % 250}"))
+        world.feed(ends(f"s{n}"))
+    for value, left in ((OWN, 1200), (msgspec.structs.replace(OWN, labels={EXCLUDED: ""}), 0)):
+        world.feed(value)
+        world.gobgpd.fail_at = frozenset({world.gobgpd.asked + failing})
+        world.sync()
+        world.gobgpd.fail_at = frozenset()
+        assert world.sync().good
+        assert len(announced(world)) == left
+        assert sum("servicevips" in str(key) and "10.96" in str(key) for key in world.holds()) == left
