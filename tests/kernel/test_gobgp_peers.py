@@ -137,12 +137,12 @@ def test_u068_edits_that_do_not_concern_a_peer_cost_it_nothing(generation: str, 
         peers = {"peer_ips": router.addresses[4], "peer_asns": str(router.asn)}
         await told(host, said(NODE, **peers))
         await up(router, FOUR)
-        before, calls = uptimes(host), dict(host.target._calls)
+        before, calls = uptimes(host), dict(host.target.calls)
         for n in range(20):
             await told(host, said(NODE, **peers, node_asn=str(65000 + n), unknown=str(n)))
         await asyncio.sleep(1.0)
         assert uptimes(host) == before
-        assert dict(host.target._calls) == calls
+        assert dict(host.target.calls) == calls
         assert router.sessions()[FOUR].established
 
     play(generation, script)
