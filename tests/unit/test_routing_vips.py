@@ -25,6 +25,8 @@ ALL = defaults(
     advertise_loadbalancer_ip=True,
     service_external_ip_range=("203.0.113.0/24", "2001:db8:e::/64"),
     loadbalancer_ip_range=("198.51.100.0/24", "2001:db8:b::/64"),
+    peer_router_ips=("192.168.50.1",),
+    peer_router_asns=(65001,),
 )
 OWN = Node(Name("", "node1"), addresses=("192.168.50.50", "fd00:50::50"))
 OTHER = Node(Name("", "node2"), addresses=("192.168.50.51", "fd00:50::51"))
@@ -289,6 +291,14 @@ def test_u108_a_drained_node_takes_its_addresses_back(own: Node, others: Any, fl
     pieces = slices(endpoint("10.244.0.5", "node1"), endpoint("10.244.1.5", "node2"))
     expected = ({"10.96.0.10/32"} if cluster else set()) | ({"203.0.113.10/32"} if local else set())
     assert announced(LOCAL, pieces, own=own, others=others, options=options) == expected
+
+
+def test_u108_a_node_that_has_nobody_to_tell_does_not_count_as_another_announcer() -> None:
+    options = with_flags(withdraw_on_cordon=True, peer_router_ips=(), peer_router_asns=())
+    speaks = {"kube-router.io/peer.ips": "192.168.50.1", "kube-router.io/peer.asns": "65001"}
+    for other, expected in ((OTHER, {"10.96.0.10/32"}), (msgspec.structs.replace(OTHER, annotations=speaks), set())):
+        service = web(cluster_ips=("10.96.0.10",), external_ips=(), ingress=())
+        assert announced(service, both("node1"), own=CORDONED, others=(other,), options=options) == expected
 
 
 def test_u108_the_only_node_with_an_endpoint_keeps_a_local_address_though_cordoned() -> None:

@@ -34,6 +34,7 @@ OPTIONS = defaults(
 OWN = Node(Name("", "node1"), addresses=("192.168.50.50", "fd00:50::50"), pod_cidrs=("10.244.0.0/24",))
 OTHER = Node(Name("", "node2"), addresses=("192.168.50.51", "fd00:50::51"), pod_cidrs=("10.244.1.0/24",))
 PODS = {"10.244.0.0/24"}
+ROUTER = "192.168.50.1"
 
 OVER_EXTERNAL = {
     "node_name": "node1",
@@ -245,7 +246,7 @@ def test_u108_the_label_withdraws_addresses_and_leaves_sessions_and_pod_ranges(g
 
 @generations
 def test_u108_a_cordoned_node_follows_whether_another_announces(generation: str) -> None:
-    options = defaults(**OVER_EXTERNAL | {"withdraw_on_cordon": True})
+    options = defaults(**OVER_EXTERNAL | {"withdraw_on_cordon": True, "peer_router_ips": (ROUTER,), "peer_router_asns": (65001,)})
     shared = service("web", "10.96.0.1", external=("203.0.113.99",))
     world = World(generation, options, (msgspec.structs.replace(OWN, unschedulable=True), shared, ends("web")))
     world.settle()
@@ -280,7 +281,6 @@ def test_an_own_address_that_changes_is_the_next_hop_of_every_path_at_once(gener
 
 # -- rules that change ------------------------------------------------------------------------------------------------
 
-ROUTER = "192.168.50.1"
 PREPENDED = {
     "kube-router.io/path-prepend.as": "65001",
     "kube-router.io/path-prepend.repeat-n": "3",

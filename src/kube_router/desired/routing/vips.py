@@ -25,6 +25,7 @@ from kube_router.config.options import Options
 from kube_router.desired import Desired, Note
 from kube_router.desired.annotations import rejections
 from kube_router.desired.external_ips import EXTERNAL, LOAD_BALANCER, Ranges, refusal
+from kube_router.desired.routing.external import external_peers
 from kube_router.desired.routing.rules import exactly
 from kube_router.desired.routing.speaker import best
 from kube_router.kit.net import FAMILIES, Family, family_of, host_prefix
@@ -43,7 +44,7 @@ Drain = Literal["", "excluded", "cordoned"]
 class Announcer(msgspec.Struct, frozen=True):
     """What of this node decides over announcements. `hops`: its next hop in each enabled family that it has an address of.
 
-    `others`: nodes that would announce in its place, known only while it is cordoned.
+    `others`: nodes that would announce in its place (not drained themselves, with somebody to tell), known only while it is cordoned.
     """
 
     name: str
@@ -58,7 +59,7 @@ def announcer(own: Node | None, nodes: Callable[[], Iterable[Node]], options: Op
     if own is None or not own.addresses:
         return None
     drain = drained(own, options)
-    others = (node.name.name for node in nodes() if node.name != own.name and not drained(node, options)) if drain == "cordoned" else ()
+    others = (node.name.name for node in nodes() if node.name != own.name and _announces_any(node, options)) if drain == "cordoned" else ()
     return Announcer(
         name=own.name.name,
         addresses=own.addresses,
@@ -66,6 +67,10 @@ def announcer(own: Node | None, nodes: Callable[[], Iterable[Node]], options: Op
         drain=drain,
         others=frozenset(others),
     )
+
+
+def _announces_any(node: Node, options: Options) -> bool:
+    return not drained(node, options) and bool(external_peers(node, options))
 
 
 def drained(node: Node, options: Options) -> Drain:
