@@ -83,7 +83,7 @@ def from_first(router: Outside, primary: int) -> dict[str, Route]:
 
 @generations
 @pytest.mark.parametrize("primary", [4, 6])
-def test_r08_r10_every_cell_of_the_table_on_the_wire(generation: str, primary: int, play: Any) -> None:
+def test_r10_every_cell_of_the_table_on_the_wire(generation: str, primary: int, play: Any) -> None:
     families = (4, 6) if primary == 4 else (6, 4)
     peer = ("192.168.50.1", "fd00:50::1")[primary == 6]
 
