@@ -14,7 +14,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from kube_router.apply.kernel.commands import Commands
@@ -32,7 +32,7 @@ from kube_router.control.fib import FibController
 from kube_router.desired.routing.mtu import pod_mtu
 from kube_router.kit.net import family_of
 from kube_router.model.objects import BestPath, Interface, Kind, Name, Node
-from kube_router.model.state import Key
+from kube_router.model.state import Change, Key
 from kube_router.model.state.tunnels import Tunnel
 from kube_router.watch.linktable import LinkTable
 from lab.kernel_netns import Netns
@@ -47,6 +47,17 @@ NODES = {
 SEGMENT = {"n1": "50", "n2": "50", "n3": "60"}
 # What an encapsulated packet looks like to a router, as words for iptables of each family.
 OUTER = {"ipip": {4: "-p 4", 6: "-p 41"}, "fou": dict.fromkeys((4, 6), "-p udp --dport 5555"), "vxlan": {4: "-p udp --dport 4789", 6: ""}}
+
+
+class Written(Recorder):
+    """Keeps what was written, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes: list[Change] = []
+
+    def wrote(self, controller: str, target: object, changes: Sequence[Change]) -> None:
+        self.changes += changes
 
 
 class Host:
@@ -85,7 +96,7 @@ class Host:
             route add default via {gateway6.partition("/")[0]}
             """,
         )
-        self.report = Recorder()
+        self.report = Written()
         self._targets: list[Any] = []
 
     def start(self, options: Options) -> None:
@@ -98,7 +109,7 @@ class Host:
             self._targets.append(FouTarget(Commands(), lambda: _ports(tunnels, options)))
         self.controller = FibController(options)
         feed = cache.feed(self.controller.reads)
-        self.cache, self.report = cache, Recorder()
+        self.cache, self.report = cache, Written()
         self.cycle = Cycle(self.controller, feed=feed, view=cache.view, targets=self._targets, report=self.report, call=inline)
         for node in NODES.values():
             cache.put(node)

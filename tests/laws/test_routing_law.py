@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -130,10 +131,12 @@ def test_r16_tunnels_stand_as_long_as_a_path_goes_through_them_and_no_longer(opt
         node.feed(event)
         node.settle()
         state = node.world.state
-        tunnels = {key.name for key in state if isinstance(key, TunnelKey)}
+        tunnels = {key.name: value for key, value in state.items() if isinstance(key, TunnelKey)}
+        named = {hop for path in node.cache.view.paths.values() for hop in path.next_hops}
+        assert {value.remote for name, value in tunnels.items() if name != VXLAN_LINK} <= named
         over = {hop.link for value in state.values() if isinstance(value, Route) for hop in value.hops if hop.link}
-        assert tunnels - {VXLAN_LINK} == over - {VXLAN_LINK}
-        assert over <= tunnels
+        assert tunnels.keys() - {VXLAN_LINK} == over - {VXLAN_LINK}
+        assert over <= tunnels.keys()
 
 
 @given(overlays, far_histories)
@@ -147,6 +150,84 @@ def test_r18_who_starts_without_memory_reads_in_the_kernel_which_paths_its_route
     others = [value for value in objects_of(node.cache) if not isinstance(value, BestPath)]
     again = from_nothing(lambda: FibController(options), [*others, *adopted(state, ends)]).state
     assert main_table(again) == main_table(state)
+
+
+def placed(**flags) -> LabNode:
+    """node1 between node2, which is near, and node3, which is not."""
+    options = defaults(node_name="node1", enable_ipv6=True, **flags)
+    node = LabNode(lambda: FibController(options))
+    for value in PLACED:
+        node.feed(value)
+    return node
+
+
+@pytest.mark.parametrize("encap", ["ipip", "fou", "vxlan"])
+def test_r14_a_node_that_goes_and_comes_moves_the_routes_behind_its_address(encap):
+    node = placed(overlay_encap=encap, overlay_type="full")
+    key = RouteKey("10.233.66.0/24")
+    node.feed(BestPath(Name("", key.prefix), ("192.168.50.51",)))
+    node.settle()
+    wrapped = node.world.state[key]
+    assert wrapped.hops[0].link
+    node.feed((Kind.NODE, Name("", "node2")))
+    node.settle()
+    assert node.world.state[key] == Route(through("192.168.50.51"))
+    node.feed(PLACED[1])
+    node.settle()
+    assert node.world.state[key] == wrapped
+
+
+def test_r20_a_next_hop_that_takes_anothers_name_moves_the_others_routes_along():
+    node = placed()
+    late, early = "2.13.0.4", "21.3.0.4"
+    node.feed(BestPath(Name("", "203.0.113.1/32"), (early,)))
+    node.settle()
+    plain = node.world.state[RouteKey("203.0.113.1/32")].hops[0].link
+    node.feed(BestPath(Name("", "203.0.113.2/32"), (late,)))
+    node.settle()
+    state = node.world.state
+    links = [state[RouteKey(prefix)].hops[0].link for prefix in ("203.0.113.1/32", "203.0.113.2/32")]
+    assert links[1] == plain
+    assert [state[TunnelKey(link)].remote for link in links] == [early, late]
+    node.feed((Kind.BEST_PATH, Name("", "203.0.113.2/32")))
+    node.settle()
+    assert node.world.state[RouteKey("203.0.113.1/32")].hops[0].link == plain
+
+
+@pytest.mark.parametrize("encap", ["ipip", "fou", "vxlan"])
+def test_r16_the_last_path_takes_the_tunnel_along_and_no_earlier_one(encap):
+    node = placed(overlay_encap=encap)
+    node.settle()
+    bare = dict(node.world.state)
+    paths = [BestPath(Name("", prefix), ("192.168.60.52",)) for prefix in ("10.233.65.0/24", "203.0.113.1/32")]
+    for path in paths:
+        node.feed(path)
+    node.settle()
+    beside = {key: value for key, value in node.world.state.items() if key not in bare and getattr(key, "table", 0) != 254}
+    assert len(beside) == (3 if encap == "vxlan" else 2)
+    node.feed((Kind.BEST_PATH, paths[0].name))
+    node.settle()
+    assert beside.items() <= node.world.state.items()
+    node.feed((Kind.BEST_PATH, paths[1].name))
+    node.settle()
+    assert node.world.state == bare
+
+
+@pytest.mark.parametrize("encap", ["ipip", "fou", "vxlan"])
+@pytest.mark.parametrize("kind", ["subnet", "full"])
+def test_r18_routes_of_an_earlier_run_are_read_as_the_paths_that_they_came_from(encap, kind):
+    node = placed(overlay_encap=encap, overlay_type=kind)
+    paths = [
+        BestPath(Name("", "10.233.65.0/24"), ("192.168.60.52",)),
+        BestPath(Name("", "203.0.113.1/32"), ("192.168.50.51", "192.168.60.52")),
+        BestPath(Name("", "fd00:65::/64"), ("fd00:60::52",)),
+        BestPath(Name("", "fd00:66::/64"), ("fd00:50::51", "fd00:60::52")),
+    ]
+    for path in paths:
+        node.feed(path)
+    node.settle()
+    ends = {key.name: value.remote for key, value in node.world.state.items() if isinstance(key, TunnelKey)}
+    assert sorted(adopted(node.world.state, ends), key=lambda path: path.name) == paths
 
 
 def main_table(state):

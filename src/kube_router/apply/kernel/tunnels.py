@@ -94,6 +94,8 @@ class TunnelTarget:
                 self._renew(change, standing[change.key], refused)
             else:
                 refused[change.key] = _reason(fault)
+        done = [change for n, change in enumerate(changes) if n not in faults and change.after.kind == "ip6tnl" and change.after.mtu]
+        self._socket.send([message for change in done for message in codec.tell_mtu(standing[change.key], change.after.mtu)])
 
     def _make(self, changes: Sequence[Change], refused: dict[Key, str]) -> None:
         faults = self._socket.send([codec.new_tunnel(_name(change), change.after) for change in changes])
