@@ -137,6 +137,13 @@ def test_without_the_overlay_there_is_nothing(encap):
     assert overlay(NODE, surroundings(NODE, LINKS, given), given).state == {}
 
 
+@pytest.mark.parametrize("encap", ["ipip", "fou", "vxlan"])
+def test_a_next_hop_of_a_family_that_is_off_has_no_way(encap):
+    given = defaults(node_name="node1", overlay_encap=encap)
+    assert not found("192.168.60.52", given, FAR).refused
+    assert found("fd00:60::52", given, FAR).refused == "of a family that is switched off"
+
+
 def test_u062_pods_reach_every_address_of_a_node_behind_a_router_through_its_tunnel():
     many = Node(Name("", "node3"), addresses=("192.168.60.52", "fd00:60::52", "198.51.100.3", "fd00:61::3"))
     for hop, prefixes in (

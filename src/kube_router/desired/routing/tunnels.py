@@ -79,6 +79,8 @@ def way(hop: str, around: Surroundings, peer: Node | None, *, rivals: Collection
     """How packets get to a next hop. `peer`: the node that has this address, if any."""
     if hop in around.addresses:
         return Way(hop, refused="an address of this node")
+    if family_of(hop) not in around.families:
+        return Way(hop, refused="of a family that is switched off")
     near = any(contains(subnet, hop) for subnet in around.subnets)
     if not options.enable_overlay:
         return Way(hop) if near else Way(hop, refused="on no network of this node, and the overlay is off")
