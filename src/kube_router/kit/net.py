@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final, Literal
 
@@ -39,6 +40,13 @@ def canonical_address(text: str) -> str:
 
 def canonical_network(text: str) -> str:
     """Canonical text of a CIDR, host bits cleared; ValueError when it is none. A bare address becomes a host prefix."""
+    address, _, length = text.partition("/")
+    if ":" not in text and len(length) in (1, 2) and length.isdecimal() and length.isascii() and int(length) <= 32:
+        # As above: without host bits it is canonical already, and a table of routes has a hundred thousand of them.
+        with suppress(OSError):
+            packed = int.from_bytes(socket.inet_pton(socket.AF_INET, address), "big")
+            if not packed << int(length) & 0xFFFFFFFF and str(int(length)) == length:
+                return text
     return str(ipaddress.ip_network(text, strict=False))
 
 

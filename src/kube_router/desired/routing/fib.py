@@ -12,7 +12,7 @@ from functools import lru_cache
 from kube_router.desired import NOTHING, Desired
 from kube_router.desired.routing.around import Surroundings
 from kube_router.desired.routing.tunnels import Way, step
-from kube_router.kit.net import family_of, network
+from kube_router.kit.net import contains, family_of, host_prefix, network
 from kube_router.model.objects import BestPath
 from kube_router.model.state.links import Hop, Route, RouteKey
 
@@ -43,12 +43,13 @@ def refusal(prefix: str, around: Surroundings) -> str:
     """Why a prefix must never become a route of ours; empty when it may."""
     if family_of(prefix) not in around.families:
         return "of a family that is switched off"
-    if network(prefix).prefixlen == 0:
+    address, _, length = prefix.partition("/")
+    if length == "0":
         return "a default route"
     if prefix in around.connected:
         return "a network that this node is connected to"
-    if any(family_of(prefix) == family_of(own) and network(prefix).subnet_of(network(own)) for own in around.own):  # type: ignore[arg-type]
+    if any(int(length) >= network(own).prefixlen and contains(own, address) for own in around.own):
         return "inside this node's own pod range"
-    if prefix.split("/")[0] in around.addresses and network(prefix).num_addresses == 1:
+    if address in around.addresses and prefix == host_prefix(address):
         return "an address of this node"
     return ""
