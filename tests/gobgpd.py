@@ -32,6 +32,7 @@ class FakeGobgpd:
         self.asked = 0
         self.sessions = 0  # that were begun
         self.fail_at: frozenset[int] = frozenset()
+        self.reachable = False  # neighbours: whether their sessions come up
         self.before_call: Callable[[str], None] = lambda method: None
         self.restart()
 
@@ -45,6 +46,7 @@ class FakeGobgpd:
         self.statements: dict[str, Any] = {}
         self.policies: dict[str, Any] = {}
         self.assignments = {IMPORT: ((), ACCEPT), EXPORT: ((), ACCEPT)}
+        self.sent: dict[str, dict[str, str]] = {}  # neighbour whose session is up -> prefix -> what was done to its path
 
     # -- the client's interface ---------------------------------------------------------------------------------------
 
@@ -114,7 +116,9 @@ class FakeGobgpd:
         peer.CopyFrom(request.peer)
         peer.conf.local_asn = self.settings.asn
         self.sessions += 1
-        peer.state.session_state = 3
+        peer.state.session_state = 6 if self.reachable else 3
+        if self.reachable:
+            self.sent[address] = self.to_send(address)
 
     def _update_peer(self, request: Any) -> None:
         """In place BFD alone changes, where it exists; for all else the session starts anew, or keeps what it had."""
@@ -128,6 +132,7 @@ class FakeGobgpd:
         self._active()
         if self.peers.pop(request.address, None) is None:
             raise Refused(f"can't delete a peer configuration for {request.address}")
+        self.sent.pop(request.address, None)
 
     def _list_peer(self, request: Any) -> Iterator[Any]:
         for address, peer in self.peers.items():
@@ -138,20 +143,26 @@ class FakeGobgpd:
         self._active()
         if request.address not in self.peers:
             raise Refused(f"neighbor that has {request.address} doesn't exist")
+        if request.address not in self.sent or (request.soft and request.direction == self.api.reset_in):
+            return
+        judged = self.to_send(request.address)
+        # Softly the third generation sends what is accepted now, and leaves with the neighbour what no longer is.
+        kept = self.sent[request.address] if request.soft and not self.api.withdraws_softly else {}
+        self.sent[request.address] = kept | judged
 
     # -- paths --------------------------------------------------------------------------------------------------------
 
     def _add_path(self, request: Any) -> None:
         self._active()
-        self.paths[str(request.path.nlri)] = request.path
+        self._come(request.path)
 
     def _add_path_stream(self, request: Any) -> None:
         self._active()
         for path in request.paths:
             if path.is_withdraw:
-                self.paths.pop(str(path.nlri), None)
+                self._go(path)
             else:
-                self.paths[str(path.nlri)] = path
+                self._come(path)
 
     def _delete_path(self, request: Any) -> None:
         self._active()
@@ -160,7 +171,25 @@ class FakeGobgpd:
         elif not request.path.pattrs:
             raise Refused("nexthop not found")
         else:
-            self.paths.pop(str(request.path.nlri), None)
+            self._go(request.path)
+
+    def _come(self, path: Any) -> None:
+        self.paths[str(path.nlri)] = path
+        for address, sent in self.sent.items():
+            accepted, done = self._decide(EXPORT, self._prefix(path), address, "local")
+            if accepted:
+                sent[self._prefix(path)] = done
+            else:
+                sent.pop(self._prefix(path), None)
+
+    def _go(self, path: Any) -> None:
+        self.paths.pop(str(path.nlri), None)
+        for sent in self.sent.values():
+            sent.pop(self._prefix(path), None)
+
+    def _prefix(self, path: Any) -> str:
+        update = update_of(self.api, path)
+        return update.prefix if update is not None else ""
 
     def _list_path(self, request: Any) -> Iterator[Any]:
         self._active()
@@ -271,6 +300,14 @@ class FakeGobgpd:
     def judges(self, direction: int, prefix: str, neighbor: str, source: str = "local") -> bool:
         """Whether the assigned policies let a prefix through, to or from a neighbour, as gobgpd decides it. `source`: internal,
         external or local, as where the route was learned."""
+        return self._decide(direction, prefix, neighbor, source)[0]
+
+    def to_send(self, neighbor: str) -> dict[str, str]:
+        """Prefixes of our paths that policies let out to a neighbour, and what they do to them."""
+        judged = {self._prefix(path): self._decide(EXPORT, self._prefix(path), neighbor, "local") for path in self.paths.values()}
+        return {prefix: done for prefix, (accepted, done) in judged.items() if accepted}
+
+    def _decide(self, direction: int, prefix: str, neighbor: str, source: str) -> tuple[bool, str]:
         names, default = self.assignments[direction]
         for name in names:
             for entry in self.policies[name]:
@@ -278,8 +315,8 @@ class FakeGobgpd:
                 if of and of != ("", "internal", "external", "local").index(source):
                     continue
                 if self._prefix_matches(entry, prefix) and self._neighbor_matches(entry, neighbor):
-                    return bool(entry.actions.route_action == ACCEPT)
-        return bool(default == ACCEPT)
+                    return bool(entry.actions.route_action == ACCEPT), str(entry.actions)
+        return bool(default == ACCEPT), ""
 
     def _prefix_matches(self, entry: Any, prefix: str) -> bool:
         name = entry.conditions.prefix_set.name

@@ -25,9 +25,10 @@ from tests.gobgpd import FakeGobgpd
 class World:
     """One node's speaker controller over a gobgpd in memory. While it runs, nothing may ever leak or be let in."""
 
-    def __init__(self, generation: str, options: Options, objects: Iterable[Object] = ()) -> None:
+    def __init__(self, generation: str, options: Options, objects: Iterable[Object] = (), *, reachable: bool = False) -> None:
         self._options = options
         self.gobgpd = FakeGobgpd(generation)
+        self.gobgpd.reachable = reachable
         self.gobgpd.before_call = lambda method: self._nothing_leaks()
         self.cache = Cache()
         for value in objects:
@@ -65,6 +66,8 @@ class World:
             writes = self.target.writes
             outcome = self.sync(audit=True)
             if outcome.good and writes == self.target.writes:
+                for address, sent in self.gobgpd.sent.items():
+                    assert sent == self.gobgpd.to_send(address), f"{address} has been sent what rules say now"
                 return
         raise AssertionError(f"not settled: {outcome}")
 

@@ -102,7 +102,7 @@ def test_the_incremental_result_equals_the_result_from_nothing(
 
 
 def from_nothing(generation: str, objects: Iterable[Object]) -> dict[Key, Value]:
-    world = World(generation, OPTIONS, objects)
+    world = World(generation, OPTIONS, objects, reachable=True)
     world.settle()
     return world.holds()
 
@@ -124,7 +124,7 @@ def test_a_gobgpd_that_fails_and_restarts_ends_up_as_a_new_one_would(
     gobgpd_restart_at: frozenset[int],
     sync_at: frozenset[int],
 ) -> None:
-    world = World(generation, OPTIONS, [OWN])
+    world = World(generation, OPTIONS, [OWN], reachable=True)
     world.gobgpd.fail_at = fail_at
     for n, event in enumerate(events):
         if n in restart_at:
@@ -201,7 +201,7 @@ MEDDLERS: list[Any] = [
 @pytest.mark.parametrize("generation", ["v3", "v4"])
 @pytest.mark.parametrize("meddle", MEDDLERS, ids=lambda meddle: meddle.__name__)
 def test_what_somebody_changed_in_the_speaker_is_put_right(generation: str, meddle: Any) -> None:
-    world = World(generation, OPTIONS, [OWN, OTHER, WEB, ENDS])
+    world = World(generation, OPTIONS, [OWN, OTHER, WEB, ENDS], reachable=True)
     world.settle()
     right = world.holds()
     world.gobgpd.before_call = lambda method: None

@@ -316,6 +316,21 @@ def test_r11_a_changed_statement_leaves_a_whole_policy_in_force_at_every_moment(
     assert [call for call in world.gobgpd.calls if call.startswith(("DeletePeer", "DeletePath"))] == []
 
 
+@generations
+@pytest.mark.parametrize("failing", range(0, 40, 2))
+def test_r11_routes_follow_a_changed_rule_though_the_speaker_fails_meanwhile(generation: str, failing: int) -> None:
+    options = replace(OPTIONS, peer_router_ips=(ROUTER,), peer_router_asns=(65001,))
+    world = World(generation, options, (OWN, OTHER, service("web", "10.96.0.1"), ends("web")), reachable=True)
+    world.settle()
+    world.feed(msgspec.structs.replace(OWN, annotations=PREPENDED))
+    world.gobgpd.fail_at = frozenset({world.gobgpd.asked + failing, world.gobgpd.asked + failing + 1})
+    for _ in range(4):
+        world.sync()
+    for address, sent in world.gobgpd.sent.items():
+        assert sent == world.gobgpd.to_send(address)
+    assert "65001" in world.gobgpd.sent[ROUTER]["10.96.0.1/32"]
+
+
 # -- order and exclusion ----------------------------------------------------------------------------------------------
 
 

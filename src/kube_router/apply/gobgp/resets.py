@@ -53,6 +53,7 @@ class Doubt(NamedTuple):
 
 
 _BOTH_WAYS: Final = ("import", "export")
+_WAY_OF: Final = {names.BGP_IMPORT: "import", names.BGP_EXPORT: "export"}
 _EXTERNAL: Final = tuple(("export", names.bgp_set(names.BGP_EXTERNAL_PEERS, family)) for family in FAMILIES)
 # What a prefix set is used for, and for whose routes; one that is none of ours may be used for everything.
 _USES: Final = {
@@ -106,10 +107,8 @@ def _doubts(changes: Sequence[Change]) -> Iterator[Doubt]:
         match change.key:
             case AssignmentKey(direction=way):
                 yield Doubt(way, EVERYBODY, taken_back=_is_stricter(change.before, change.after))
-            case PolicyKey(name=name):
-                for way in _BOTH_WAYS:
-                    if f"_{way}" in name:
-                        yield from _of_statements(way, change.before, change.after)
+            case PolicyKey(name=name) if name in _WAY_OF:  # a predecessor, which has a number, is in force no more
+                yield from _of_statements(_WAY_OF[name], change.before, change.after)
             case DefinedSetMember(type="prefix", name=name, member=member) if member.partition(" ")[0] not in with_path:
                 for way, whom in _USES.get(name, _ANY_USE):
                     yield _of_prefix(way, whom, member.partition(" ")[0], left=change.after is None)

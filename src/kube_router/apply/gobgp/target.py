@@ -25,7 +25,7 @@ from kube_router.apply.gobgp.client import Client, Refused
 from kube_router.apply.gobgp.neighbors import NeighborBook, Tell, differences, say_nothing
 from kube_router.apply.gobgp.paths import PathBook
 from kube_router.apply.gobgp.policies import RuleBook
-from kube_router.apply.gobgp.resets import Reset, doubts, reset_after
+from kube_router.apply.gobgp.resets import Doubt, Reset, doubts, reset_after
 from kube_router.codec.gobgp import speaker as codec
 from kube_router.codec.gobgp.speaker import PeerStatus, status_of
 from kube_router.kit.errors import Busy, Stale
@@ -61,6 +61,7 @@ class GobgpTarget:
         self._lock = threading.Lock()
         self._restarting = False
         self._fresh = False
+        self._doubted: frozenset[Doubt] = frozenset()  # routes that are still to be judged anew, should a pass have broken off
         self.calls: Counter[str] = Counter()
 
     @property
@@ -80,7 +81,10 @@ class GobgpTarget:
         with self._lock:
             speaker = self._speaker()
             if speaker is None:
+                self._doubted = frozenset()
                 return {}
+            if self._doubted:
+                self._judge_anew(self._sessions())
             found: dict[Key, Value] = {SpeakerKey(): speaker} if SpeakerKey() in wanted else {}
             found.update(self._rules.observe())
             found.update(self._paths.observe())
@@ -110,8 +114,9 @@ class GobgpTarget:
         elif self._speaker() is None:
             raise Stale("BGP is not started in gobgpd: it has been restarted")
         steps = _Steps(changes)
-        doubted = frozenset() if self._fresh else doubts(changes)
-        sessions = self._sessions() if doubted else []
+        if not self._fresh:
+            self._doubted |= doubts(changes)
+        sessions = self._sessions() if self._doubted else []
         book = self._neighbors
         peers = [change.key for change in changes if isinstance(change.key, NeighborKey)]
         held = book.held(peers) if peers else {}
@@ -121,9 +126,7 @@ class GobgpTarget:
         steps.put(NeighborKey, lambda key, _, after: book.put(key, after, held, restarting=self._restarting))
         steps.delete_together(PathKey, _all, lambda _, some: self._paths.withdraw(some))
         self._delete_rules(steps)
-        if doubted:
-            soft = self._client.generation().withdraws_softly
-            self._reset(reset_after(doubted, sessions, _Asked(self._rules, self._has_routes), soft_withdraws=soft))
+        self._judge_anew(sessions)
         self._restarting = self._fresh = False
         return steps.rejected
 
@@ -142,6 +145,7 @@ class GobgpTarget:
         except Refused as refusal:
             raise Busy(f"gobgpd cannot start BGP as AS {wanted.asn} on {', '.join(wanted.addresses)}: {refusal}") from None
         self._fresh, self._restarting = True, restarting
+        self._doubted = frozenset()
         if held is None and believed is not None:
             raise Stale("BGP had been stopped: what gobgpd is believed to hold is gone")
         if held is not None:
@@ -169,6 +173,12 @@ class GobgpTarget:
         inside = generation.pb.TableLookupPrefix(prefix=prefix, type=generation.longer_prefixes)
         of = codec.family(generation, family_of(prefix))
         return bool(self._client.list("ListPath", table_type=generation.table_global, family=of, prefixes=[inside]))
+
+    def _judge_anew(self, sessions: Sequence[PeerStatus]) -> None:
+        if self._doubted:
+            soft = self._client.generation().withdraws_softly
+            self._reset(reset_after(self._doubted, sessions, _Asked(self._rules, self._has_routes), soft_withdraws=soft))
+            self._doubted = frozenset()
 
     def _reset(self, reset: Reset) -> None:
         generation = self._client.generation()
