@@ -70,7 +70,7 @@ def cluster(generation: str) -> Iterator[Cluster]:
         bird.start()
         peer_with(made, "node1", frr_entry(made), bird_entry(made, localip=SECOND))
         peer_with(made, "node2", frr_entry(made, 6), bird_entry(made))
-        made.start_daemons(*FLAGS, "--bgp-graceful-restart", f"--peer-router-multihop-ttl={TTL}")
+        made.start_daemons(*FLAGS, "--bgp-graceful-restart", "--withdraw-on-cordon", f"--peer-router-multihop-ttl={TTL}")
         made.wait_for_nodes()
         made.apply(pod("web", node="node1"), vip_service())
         made.wait_for_pods()
@@ -207,6 +207,41 @@ def test_a_vip_is_withdrawn_with_its_service_and_comes_back(cluster: Cluster) ->
     cluster.apply(vip_service())
     for router, peer, node in watched:
         router.until_received(peer, *of_node(cluster, node), seconds=5)
+    for one in stay:
+        one.assert_same()
+
+
+def test_u108_a_node_that_is_drained_takes_its_vips_back_first_and_keeps_sessions_and_ranges(cluster: Cluster) -> None:
+    """By its label, and by a cordon where the flag asks for it; but never the last node that announces a VIP."""
+    frr, bird = cluster.routers["frr"], cluster.routers["bird"]
+    first, second = peers_of_frr(cluster)
+    stay = [Counted(frr, (first, second)), Counted(bird, (SECOND,))]
+    flow = cluster.flow("frr", "web:8080")
+
+    def drain(node: str, change: dict[str, object]) -> None:
+        cluster.objects.patch("nodes", node, change)
+
+    def label(value: str | None) -> dict[str, object]:
+        return {"metadata": {"labels": {"node.kubernetes.io/exclude-from-external-load-balancers": value}}}
+
+    for on, off in ((label("true"), label(None)), ({"spec": {"unschedulable": True}}, {"spec": {"unschedulable": None}})):
+        drain("node1", on)
+        for router, peer in ((frr, first), (bird, SECOND)):
+            router.until_received(peer, *pod_ranges(cluster.objects, "node1"), seconds=2)
+        assert set(frr.received(second)) == set(of_node(cluster, "node2"))
+        assert flow.works()
+        drain("node1", off)
+        for router, peer in ((frr, first), (bird, SECOND)):
+            router.until_received(peer, *of_node(cluster, "node1"), seconds=2)
+    for name in cluster.nodes:
+        drain(name, {"spec": {"unschedulable": True}})
+    time.sleep(1.0 * SLOWNESS)
+    assert {vip for peer in (first, second) for vip in frr.received(peer)} >= {f"{VIPS[0]}/32", f"{VIPS[1]}/128"}
+    for name in cluster.nodes:
+        drain(name, {"spec": {"unschedulable": None}})
+    for peer, name in ((first, "node1"), (second, "node2")):
+        frr.until_received(peer, *of_node(cluster, name), seconds=5)
+    flow.close()
     for one in stay:
         one.assert_same()
 

@@ -43,6 +43,20 @@ def fields(decoded: Decoded) -> list[tuple[str, str]]:
 # -- Node, Namespace ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("annotations", "names"),
+    [
+        ({}, False),
+        ({"kube-router.io/peers": " \n"}, False),
+        ({"kube-router.io/peer.asns": "65001"}, False),
+        ({"kube-router.io/peer.ips": "192.168.50.1"}, True),
+        ({"kube-router.io/peers": "- remoteip: 192.168.50.1"}, True),
+    ],
+)
+def test_a_node_tells_whether_it_names_external_peers(annotations: dict[str, str], names: bool) -> None:
+    assert good(Kind.NODE, {"metadata": {"annotations": annotations}}).names_peers is names
+
+
 def test_a_node_lists_internal_addresses_before_external_ones_and_no_host_names() -> None:
     node = good(
         Kind.NODE,

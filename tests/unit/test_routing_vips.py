@@ -295,8 +295,7 @@ def test_u108_a_drained_node_takes_its_addresses_back(own: Node, others: Any, fl
 
 def test_u108_a_node_that_has_nobody_to_tell_does_not_count_as_another_announcer() -> None:
     options = with_flags(withdraw_on_cordon=True, peer_router_ips=(), peer_router_asns=())
-    speaks = {"kube-router.io/peer.ips": "192.168.50.1", "kube-router.io/peer.asns": "65001"}
-    for other, expected in ((OTHER, {"10.96.0.10/32"}), (msgspec.structs.replace(OTHER, annotations=speaks), set())):
+    for other, expected in ((OTHER, {"10.96.0.10/32"}), (msgspec.structs.replace(OTHER, names_peers=True), set())):
         service = web(cluster_ips=("10.96.0.10",), external_ips=(), ingress=())
         assert announced(service, both("node1"), own=CORDONED, others=(other,), options=options) == expected
 

@@ -10,6 +10,8 @@ from collections.abc import Hashable, Iterator, Mapping
 from sys import intern
 from typing import Final, TypeVar
 
+from kube_router.codec.annotation_peers import ADDRESSES as PEER_ADDRESSES
+from kube_router.codec.annotation_peers import PEERS
 from kube_router.codec.objects_fault import Faults
 from kube_router.codec.objects_wire import Container, Metadata, NamespaceWire, NodeWire, PodWire
 from kube_router.model.names import DATAPATH_ANNOTATION
@@ -87,6 +89,7 @@ def node(wire: NodeWire, faults: Faults) -> Node:
         unschedulable=spec.unschedulable if spec is not None else False,
         created=wire.metadata.creation_timestamp or "",
         datapath=_datapath(wire.metadata, faults),
+        names_peers=any((wire.metadata.annotations or {}).get(name, "").strip() for name in (PEERS, PEER_ADDRESSES)),
     )
 
 

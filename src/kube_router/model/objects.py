@@ -62,7 +62,7 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     """v1 Node. `addresses`: InternalIPs in order, then ExternalIPs; host names left out. `annotations`: those with our prefix that parse;
     `rejected`: the others of this node, if it is ours (codec/accepted.py).
     `datapath`: addresses that it published for pod traffic, at most one a family counts. `created`: creationTimestamp text (RFC 3339
-    sorts as text)."""
+    sorts as text). `names_peers`: annotations name external peers, whatever they say; of other nodes the gate lets no more through."""
 
     name: Name
     uid: str = ""
@@ -74,6 +74,7 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     unschedulable: bool = False
     created: str = ""
     datapath: tuple[str, ...] = ()
+    names_peers: bool = False
     rejected: tuple[Rejected, ...] = ()
 
 

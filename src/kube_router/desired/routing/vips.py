@@ -70,7 +70,8 @@ def announcer(own: Node | None, nodes: Callable[[], Iterable[Node]], options: Op
 
 
 def _announces_any(node: Node, options: Options) -> bool:
-    return not drained(node, options) and bool(external_peers(node, options))
+    has_peers = bool(external_peers(node, options)) if options.peer_router_ips else node.names_peers
+    return has_peers and not drained(node, options)
 
 
 def drained(node: Node, options: Options) -> Drain:
