@@ -35,8 +35,9 @@ class World:
             self.cache.put(value)
         self.restart()
 
-    def restart(self) -> None:
-        """Our process dies and comes back."""
+    def restart(self, options: Options | None = None) -> None:
+        """Our process dies and comes back, perhaps with other flags."""
+        self._options = options or self._options
         self.report = Recorder()
         controller = SpeakerController(self._options)
         self.target = GobgpTarget(cast(Client, self.gobgpd))

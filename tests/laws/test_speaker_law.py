@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -140,6 +141,38 @@ def test_a_gobgpd_that_fails_and_restarts_ends_up_as_a_new_one_would(
     world.restart()
     world.settle()
     assert world.target.writes == 0, "a restart over a settled speaker writes nothing"
+
+
+ROUTED = replace(OPTIONS, peer_router_ips=("192.168.60.1", "fd00:60::1"), peer_router_asns=(65001, 65001))
+owns = st.builds(
+    Node,
+    name=st.just(OWN.name),
+    addresses=st.just(OWN.addresses),
+    pod_cidrs=st.sampled_from([(), ("10.233.64.0/24",), ("10.233.64.0/24", "fd00:64::/64")]),
+    annotations=st.sampled_from(ANNOTATIONS),
+)
+
+
+@pytest.mark.parametrize("generation", ["v3", "v4"])
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.one_of(owns, owns, st.booleans(), services, slices), max_size=8), st.frozensets(st.integers(60, 140), max_size=4))
+def test_what_was_sent_is_what_rules_say_however_they_change(
+    generation: str, events: Sequence[Event | bool], fail_at: frozenset[int]
+) -> None:
+    """A boolean starts the daemon anew, with pod ranges for external peers or without."""
+    world = World(generation, ROUTED, [OWN, OTHER, WEB, ENDS], reachable=True)
+    world.gobgpd.before_call = lambda method: None  # leaks are looked for in the law above
+    world.settle()
+    assert world.gobgpd.sent["192.168.60.1"]
+    world.gobgpd.fail_at = frozenset(world.gobgpd.asked - 60 + number for number in fail_at)
+    for event in events:
+        if isinstance(event, bool):
+            world.settle()  # who dies between a change and its second look leaves that undone
+            world.restart(replace(ROUTED, advertise_pod_cidr=event))
+        else:
+            world.feed(event)
+        world.sync()
+    world.settle()
 
 
 def meddle_policies(gobgpd: FakeGobgpd) -> None:
