@@ -125,6 +125,9 @@ def test_r18_after_a_change_of_encapsulation_both_ends_agree_again_and_nothing_o
         after_flags = {"overlay_encap": after}
     network.start(overlay_encap=before)
     network.start(**after_flags)
+    for host in network.hosts.values():
+        host.sync(host.controller.writes)
+        assert host.report.drifts == [], "the kernel holds what it was told"
     assert all_pairs(network, full=True) == []
     n1 = network.hosts["n1"]
     links = {line.split()[1].split("@")[0].strip(":") for line in n1.space.run("ip -o link").splitlines()}

@@ -101,6 +101,17 @@ def test_r20_each_attribute_that_is_not_as_we_make_it_is_named(number: int, octe
     assert found.tunnel == Tunnel("ipip", "192.168.50.50", "192.168.60.52", up=False, odd=(odd,))
 
 
+@pytest.mark.parametrize(("protocol", "odd"), [(0, ()), (4, ()), (137, ("protocol 137",))])
+def test_an_ipip_tunnel_may_take_any_protocol_or_ipv4_alone_since_the_kernel_never_changes_it(protocol: int, odd: tuple[str, ...]) -> None:
+    for port in (0, 5555):
+        message = tunnels.new_tunnel("tun-cae1aae1758", Tunnel("ipip", "192.168.50.50", "192.168.60.52", port)).payload
+        was = attribute(9, bytes((4 if port else 0,)))
+        assert was in message
+        found = tunnels.parse_link(reply(message.replace(was, attribute(9, bytes((protocol,))))))
+        assert found.tunnel is not None
+        assert found.tunnel.odd == odd
+
+
 def test_links_of_other_kinds_are_no_tunnels() -> None:
     body = attribute(3, b"kube-vxlan\0") + attribute(18, attribute(1, b"bridge\0"))
     assert tunnels.parse_link(reply(struct.pack("=BxHiII", 0, 1, 9, 1, 0) + body)) == tunnels.FoundLink("kube-vxlan", 9, "bridge", None)

@@ -140,8 +140,15 @@ def _tunnel(kind: str, data: Mapping[int, memoryview], *, mtu: int, mac: str, up
         mtu=mtu,
         mac=mac,
         up=up,
-        odd=tuple(f"{name} {value}" for name, value in sorted(values.items()) if value != right.get(name, 0)),
+        odd=tuple(f"{name} {value}" for name, value in sorted(values.items()) if not _is_right(kind, name, value, right)),
     )
+
+
+def _is_right(kind: str, name: str, value: int, right: Mapping[str, int]) -> bool:
+    if kind == "ipip" and name == "protocol":
+        # The kernel keeps it when a tunnel changes (ip_tunnel_update): any protocol, or IPv4 alone, which is all that we send.
+        return value in (0, socket.IPPROTO_IPIP)
+    return value == right.get(name, 0)
 
 
 def _attributes(kind: str, port: int) -> dict[str, int]:
