@@ -320,6 +320,19 @@ def test_u069_a_node_that_becomes_a_client_later_has_all_routes_and_nobody_loses
 
 
 @generations
+@pytest.mark.parametrize("primary", [(4, 6), (6, 4)], ids=["over IPv4", "over IPv6"])
+@pytest.mark.parametrize("restart", [True, False], ids=["graceful restart", "none"])
+def test_u055_one_session_carries_the_ranges_of_both_families(generation: str, restart: bool, primary: tuple[int, ...], play: Any) -> None:
+    async def script(mesh: Mesh, routers: list[Router]) -> None:
+        first, _ = mesh.hosts
+        await mesh.up(node(1, families=primary), node(2, families=primary))
+        await until(lambda: first.routes == {"10.233.65.0/24": ("192.168.50.51",), "fd00:65::/64": ("fd00:50::51",)}, UP)
+        assert len(uptimes(first)) == 1
+
+    play(generation, script, 2, routers=0, bgp_graceful_restart=restart, router_id="generate")
+
+
+@generations
 def test_nodes_of_two_as_have_sessions_within_each_alone_and_a_node_may_move(generation: str, play: Any) -> None:
     async def script(mesh: Mesh, routers: list[Router]) -> None:
         first, _, third = mesh.hosts
@@ -360,10 +373,10 @@ def test_without_ibgp_there_are_no_sessions_between_nodes(generation: str, play:
 
 
 @generations
-def test_r24_routes_reach_every_peer_within_seconds_of_its_session_though_one_is_down_and_one_knows_no_restart(
+def test_u066_routes_reach_every_peer_within_seconds_of_its_session_though_one_is_down_and_one_knows_no_restart(
     generation: str, play: Any
 ) -> None:
-    """U066: with graceful restart and a deferral time of six minutes, on the first start and after a restart of the speaker."""
+    """r24: with graceful restart and a deferral time of six minutes, on the first start and after a restart of the speaker."""
 
     async def script(mesh: Mesh, routers: list[Router]) -> None:
         (host,), (able, plain) = mesh.hosts, routers
