@@ -122,9 +122,10 @@ def run(command: Sequence[str], boot: Boot, *, echo: Callable[[bytes], None] | N
     script, status, started = (boot.work / name for name in ("inside.sh", "status", "started"))
     for old in (status, started):
         old.unlink(missing_ok=True)
-    disks = [kernel_disk.packages(), kernel_disk.repository(boot.work)] if kernel_disk.is_possible() else []
-    script.write_text(guest_script(command, boot, release(image), disks))
     with _alone():
+        # packed only now: whoever ran meanwhile has put the files in place of those of before
+        disks = [kernel_disk.packages(), kernel_disk.repository(boot.work)] if kernel_disk.is_possible() else []
+        script.write_text(guest_script(command, boot, release(image), disks))
         begin = time.monotonic()
         boots = _Watch(started, begin)
         process = _start(_vng_command(image, script, boot, disks), interactive=boot.interactive)
