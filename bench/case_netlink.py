@@ -1,6 +1,6 @@
 """Why hot paths pack their netlink messages by hand: the same thousand things by us, by the C tool, and through pyroute2.
 
-Routes of both families, VIP addresses, and IPVS: two hundred services with four destinations each. The figures of
+Routes of both families, entries of a VXLAN link, VIP addresses, and IPVS: two hundred services with four destinations each. The figures of
 docs/adr/0007-batched-netlink.md.
 """
 
@@ -15,13 +15,15 @@ from typing import Final
 from bench.frame import Row, median, progress, timed, tool
 from kube_router.apply.kernel.addresses import AddressTarget
 from kube_router.apply.kernel.ipvs import IpvsTarget
+from kube_router.apply.kernel.neighbours import NeighbourTarget
 from kube_router.apply.kernel.routes import RouteTarget
 from kube_router.control.controller import Target
 from kube_router.kit.net import Family
-from kube_router.model.names import DUMMY, ROUTE_PROTOCOL
+from kube_router.model.names import DUMMY, ROUTE_PROTOCOL, VXLAN_LINK
 from kube_router.model.state import Change
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
 from kube_router.model.state.links import Address, AddressKey, Route, RouteKey, through
+from kube_router.model.state.tunnels import Fdb, FdbKey
 from lab import kernel_features
 
 TITLE = "a thousand things to the kernel: hand-packed batches, C tools, pyroute2"
@@ -73,9 +75,11 @@ def measure() -> Iterator[Row]:
 def _trials() -> Iterator[Trial]:
     yield _routes(4)
     yield _routes(6)
+    if not kernel_features.missing(frozenset({"vxlan"})):
+        yield _forwarding()
     missing = kernel_features.missing(frozenset({"dummy", "ip_vs"}))
     if missing:
-        progress(f"without {', '.join(sorted(missing))} only routes are measured; --lab-kernel measures everything")
+        progress(f"without {', '.join(sorted(missing))} only routes and forwarding entries are measured; --lab-kernel measures everything")
         return
     tool("ip", "link", "add", DUMMY, "type", "dummy")
     tool("ip", "link", "set", DUMMY, "up")
@@ -124,6 +128,30 @@ def _routes(family: Family) -> Trial:
         by_library,
         lambda: tool("ip", f"-{family}", "route", "flush", "proto", str(ROUTE_PROTOCOL)),
         lambda: list(library.get_routes(family=number, proto=ROUTE_PROTOCOL)),
+    )
+
+
+def _forwarding() -> Trial:
+    from pyroute2 import IPRoute
+
+    tool("ip", "link", "add", VXLAN_LINK, "type", "vxlan", "id", "77", "dstport", "4789", "local", "172.16.0.1", "nolearning")
+    tool("ip", "link", "set", VXLAN_LINK, "up")
+    library, link, target = IPRoute(), socket.if_nametoindex(VXLAN_LINK), NeighbourTarget()
+    ends = [(f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}", f"172.17.{n >> 8}.{n & 255}") for n in range(1, COUNT + 1)]
+    text = "".join(f"fdb add {mac} dev {VXLAN_LINK} dst {remote} self permanent\n" for mac, remote in ends)
+
+    def by_library() -> None:
+        for mac, remote in ends:
+            library.fdb("add", ifindex=link, lladdr=mac, dst=remote)
+
+    return Trial(
+        f"{COUNT} VXLAN forwarding entries",
+        target,
+        [Change(FdbKey(VXLAN_LINK, mac), None, Fdb(remote)) for mac, remote in ends],
+        lambda: tool("bridge", "-batch", "-", text=text),
+        by_library,
+        lambda: target.apply([Change(key, value, None) for key, value in target.observe({}).items()]),
+        lambda: list(library.fdb("dump")),
     )
 
 
