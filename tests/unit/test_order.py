@@ -1,4 +1,4 @@
-"""The order table holds what the kernel and the rulings demand."""
+"""The order table holds what the kernel demands, and what packets must never meet."""
 
 from __future__ import annotations
 
