@@ -1,6 +1,6 @@
 """Four nodes on two segments, dual-stack, with FRR and BIRD, where there is no more than namespaces: VXLAN, without Services.
 
-`test_encapsulation.py` has all encapsulations, and the VIPs.
+`test_encapsulation.py` has the other encapsulations, and Services.
 """
 
 from __future__ import annotations
