@@ -18,7 +18,8 @@ _CALLS = "sendto,sendmsg,sendmmsg,setsockopt,openat,rename,renameat,renameat2,un
 STRACE = ("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-s", "64", "-e", "abbrev=none", "-o", FILE, "-e", f"trace={_CALLS}")
 
 _TYPE = re.compile(r"nlmsg_type=(?:NFNL_SUBSYS_\w+<<8\|)?(\w+)")
-_QUESTION = re.compile(r"RTM_GET|NFT_MSG_GET|IPSET_CMD_(LIST|SAVE|PROTOCOL|HEADER|TYPE|GET_)|IPCTNL_MSG_CT_GET|NFNL_MSG_COMPAT_GET")
+# nlctrl names families of generic netlink, and can do nothing else
+_QUESTION = re.compile(r"nlctrl$|RTM_GET|NFT_MSG_GET|IPSET_CMD_(LIST|SAVE|PROTOCOL|HEADER|TYPE|GET_)|IPCTNL_MSG_CT_GET|NFNL_MSG_COMPAT_GET")
 _FRAME = re.compile(r"NFNL_MSG_BATCH_(BEGIN|END)|NLMSG_(NOOP|DONE)")
 _OPENED = re.compile(r'openat\(\w+, "([^"]+)", [^)]*O_(?:WRONLY|RDWR)')
 _MOVED = re.compile(r'(?:rename|unlink|mkdir)\w*\(.*?"([^"]+)"')
