@@ -18,6 +18,7 @@ LINK = "tap0"
 ETH_P_ALL = 0x0003  # <linux/if_ether.h>
 ROUTE, NETFILTER, GENERIC = 0, 12, 16  # <linux/netlink.h>: protocols
 REQUEST, FIRST_TYPE = 0x1, 0x10  # NLM_F_REQUEST; types below are netlink's own
+DUMP = 0x300  # NLM_F_DUMP: whatever bears it is a question to a generic family (net/netlink/genetlink.c)
 CONTROL = 0x10  # <linux/genetlink.h>: GENL_ID_CTRL, which is only ever asked
 HEADER = struct.Struct("=IHHII")
 # Requests that change nothing. <linux/ip_vs.h>: GET_SERVICE, GET_DEST, GET_DAEMON, GET_CONFIG, GET_INFO
@@ -75,7 +76,7 @@ def writes(protocol: int, data: bytes) -> Iterator[str]:
             continue
         if protocol == ROUTE and kind % 4 != 2:  # types come in fours: new, del, get, set
             yield f"route {kind}"
-        elif protocol == GENERIC and kind != CONTROL and body and body[0] not in IPVS_QUESTIONS:
+        elif protocol == GENERIC and kind != CONTROL and flags & DUMP != DUMP and body and body[0] not in IPVS_QUESTIONS:
             yield f"ipvs {body[0]}"
         elif protocol == NETFILTER and kind >> 8 and (kind & 0xFF) not in NETFILTER_QUESTIONS.get(kind >> 8, ()):
             yield f"{ {6: 'ipset', 10: 'nftables', 1: 'flows'}.get(kind >> 8, kind >> 8) } {kind & 0xFF}"

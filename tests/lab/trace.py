@@ -20,6 +20,7 @@ STRACE = ("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-s", "64", "-e", "abbre
 _TYPE = re.compile(r"nlmsg_type=(?:NFNL_SUBSYS_\w+<<8\|)?(\w+)")
 # nlctrl names families of generic netlink, and can do nothing else
 _QUESTION = re.compile(r"nlctrl$|RTM_GET|NFT_MSG_GET|IPSET_CMD_(LIST|SAVE|PROTOCOL|HEADER|TYPE|GET_)|IPCTNL_MSG_CT_GET|NFNL_MSG_COMPAT_GET")
+_DUMPED = re.compile(r"nlmsg_type=fou, nlmsg_flags=[^,]*NLM_F_DUMP")
 _FRAME = re.compile(r"NFNL_MSG_BATCH_(BEGIN|END)|NLMSG_(NOOP|DONE)")
 _OPENED = re.compile(r'openat\(\w+, "([^"]+)", [^)]*O_(?:WRONLY|RDWR)')
 _MOVED = re.compile(r'(?:rename|unlink|mkdir)\w*\(.*?"([^"]+)"')
@@ -45,7 +46,7 @@ def writes(node: Node) -> Counter[str]:
 
 def _writes(text: str) -> Iterator[str]:
     for line in text.splitlines():
-        for kind in _TYPE.findall(line):
+        for kind in _TYPE.findall(_DUMPED.sub("", line)):
             if not (_QUESTION.match(kind) or _FRAME.match(kind) or _asks(kind)):
                 yield kind
         for pattern in (_OPENED, _MOVED):
