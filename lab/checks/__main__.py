@@ -25,8 +25,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
 # Two sessions of about the same length, for the two processors that every machine has.
 FAST = {
-    "laws and walks": ("tests/laws", "tests/walk"),
-    "units and scenarios": ("tests/unit", "tests/golden", "tests/scenario"),
+    "laws, walks and scenarios": ("tests/laws", "tests/walk", "tests/scenario", "tests/golden"),
+    "units": ("tests/unit",),
 }
 REAL = ("tests/contract", "tests/kernel", "tests/lab")
 
