@@ -15,13 +15,12 @@ It refuses to make the link (links.py), and to touch link-local addresses, which
 from __future__ import annotations
 
 import errno
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from socket import if_nametoindex
 from typing import Final
 
-from kube_router.apply.kernel.netlink_socket import ROUTE, Fault, NetlinkSocket
+from kube_router.apply.kernel.netlink_socket import ROUTE, Fault, NetlinkTarget
 from kube_router.codec import addresses as codec
 from kube_router.codec.netlink import Message, Reply
 from kube_router.kit.errors import Stale
@@ -42,24 +41,14 @@ _THERE: Final = frozenset({errno.EEXIST})
 _ABSENT: Final = frozenset({errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV})
 
 
-class AddressTarget:
+class AddressTarget(NetlinkTarget):
     """Addresses of one link, in the network namespace in which it was made."""
 
     kinds: tuple[type[Key], ...] = (AddressKey,)
 
     def __init__(self, link: str = DUMMY) -> None:
         self._name = link
-        self._lock = threading.Lock()
-        self._socket = NetlinkSocket(ROUTE)
-
-    @property
-    def sent(self) -> int:
-        """Messages sent to the kernel so far."""
-        return self._socket.sent
-
-    def close(self) -> None:
-        """Give the socket back."""
-        self._socket.close()
+        super().__init__(ROUTE)
 
     def observe(self, wanted: Mapping[Key, Value]) -> Mapping[Key, Value]:
         """All addresses of the link but link-local ones, and all leftover local routes over it (as addresses of scope "none")."""

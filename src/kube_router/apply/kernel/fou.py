@@ -6,12 +6,11 @@ It loads the kernel's modules when a listener is to be made, and never to look: 
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from kube_router.apply.kernel.commands import Commands
-from kube_router.apply.kernel.netlink_socket import GENERIC, NetlinkSocket
+from kube_router.apply.kernel.netlink_socket import GENERIC, NetlinkTarget
 from kube_router.codec import fou as codec
 from kube_router.codec.netlink import Reply
 from kube_router.kit.errors import Busy, TargetError
@@ -24,20 +23,15 @@ _STANDS: Final = frozenset({errno.EALREADY, errno.EEXIST})
 _ABSENT: Final = frozenset({errno.EINVAL, errno.ENOENT})
 
 
-class FouTarget:
+class FouTarget(NetlinkTarget):
     """Listeners in the network namespace in which it was made. `ports` are those on which a listener is ours."""
 
     kinds: tuple[type[Key], ...] = (FouKey,)
 
     def __init__(self, commands: Commands, ports: Callable[[], Collection[int]]) -> None:
-        self._lock = threading.Lock()
+        super().__init__(GENERIC)
         self._commands = commands
         self._ports = ports
-        self._socket = NetlinkSocket(GENERIC)
-
-    def close(self) -> None:
-        """Give the socket back."""
-        self._socket.close()
 
     def observe(self, wanted: Mapping[Key, Value]) -> Mapping[Key, Value]:
         """Our listeners; one that need not be made counts as there."""

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import errno
 import subprocess
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from kube_router.apply.kernel.flows import Flows
-from kube_router.apply.kernel.netlink_socket import GENERIC, Fault, NetlinkSocket
+from kube_router.apply.kernel.netlink_socket import GENERIC, Fault, NetlinkSocket, NetlinkTarget
 from kube_router.codec import ipvs, ipvs_table
 from kube_router.codec.conntrack import UDP, Flow
 from kube_router.codec.netlink import Message, Reply
@@ -46,7 +45,7 @@ _SERVICE: Final = _Commands(ipvs.NEW_SERVICE, ipvs.SET_SERVICE, ipvs.DEL_SERVICE
 _DESTINATION: Final = _Commands(ipvs.NEW_DEST, ipvs.SET_DEST, ipvs.DEL_DEST)
 
 
-class IpvsTarget:
+class IpvsTarget(NetlinkTarget):
     """`adopted` is asked once, at the first look: it returns the test for services that an earlier run left behind.
 
     Opening it loads the kernel module where it is missing; raises Rejected where IPVS cannot be had.
@@ -56,22 +55,12 @@ class IpvsTarget:
     kinds: tuple[type[Key], ...] = (VirtualServerKey, DestinationKey)
 
     def __init__(self, *, adopted: Callable[[], Owned], flows: Flows | None) -> None:
-        self._lock = threading.Lock()
-        self._socket = NetlinkSocket(GENERIC)
+        super().__init__(GENERIC)
         self._packer = ipvs.Packer(_family(self._socket))
         self._flows = flows
         self._adopt = adopted
         self._adopted: Owned | None = None
         self._made: set[VirtualServerKey] = set()
-
-    @property
-    def sent(self) -> int:
-        """Messages sent to the kernel so far."""
-        return self._socket.sent
-
-    def close(self) -> None:
-        """Give the socket back."""
-        self._socket.close()
 
     def observe(self, wanted: Mapping[Key, Value]) -> Mapping[Key, Value]:
         """Our services with their destinations; of `wanted` those that exist, whoever made them."""

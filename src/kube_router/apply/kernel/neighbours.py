@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from socket import if_nametoindex
 from typing import Final
 
-from kube_router.apply.kernel.netlink_socket import ROUTE, NetlinkSocket
+from kube_router.apply.kernel.netlink_socket import ROUTE, NetlinkTarget
 from kube_router.codec import neighbours as codec
 from kube_router.codec.netlink import Message
 from kube_router.kit.errors import Busy
@@ -20,23 +19,13 @@ from kube_router.model.state.tunnels import Fdb, FdbKey, Neighbour, NeighbourKey
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENODEV, errno.ENXIO})
 
 
-class NeighbourTarget:
+class NeighbourTarget(NetlinkTarget):
     """Entries in the network namespace in which it was made."""
 
     kinds: tuple[type[Key], ...] = (FdbKey, NeighbourKey)
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._socket = NetlinkSocket(ROUTE)
-
-    @property
-    def sent(self) -> int:
-        """Messages sent to the kernel so far, dumps included."""
-        return self._socket.sent
-
-    def close(self) -> None:
-        """Give the socket back."""
-        self._socket.close()
+        super().__init__(ROUTE)
 
     def observe(self, wanted: Mapping[Key, Value]) -> Mapping[Key, Value]:
         """All permanent entries of our link."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -193,3 +194,21 @@ def _try_option(sock: socket.socket, level: int, option: int, value: int) -> boo
     except OSError:
         return False
     return True
+
+
+class NetlinkTarget:
+    """What targets that write by netlink have in common: one socket in the network namespace in which it was made, used by one thread
+    at a time."""
+
+    def __init__(self, protocol: int) -> None:
+        self._lock = threading.Lock()
+        self._socket = NetlinkSocket(protocol)
+
+    @property
+    def sent(self) -> int:
+        """Messages sent to the kernel so far, dumps included."""
+        return self._socket.sent
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._socket.close()

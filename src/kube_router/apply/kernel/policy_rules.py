@@ -6,11 +6,10 @@ Ours are those that say just that. One rule may stand several times (the kernel 
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from kube_router.apply.kernel.netlink_socket import ROUTE, NetlinkSocket
+from kube_router.apply.kernel.netlink_socket import ROUTE, NetlinkTarget
 from kube_router.codec import policy_rules as codec
 from kube_router.codec.netlink import Message
 from kube_router.kit.errors import Busy
@@ -23,18 +22,13 @@ TABLES: Final = frozenset({OVERLAY_TABLE})
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ESRCH})
 
 
-class RuleTarget:
+class RuleTarget(NetlinkTarget):
     """Rules in the network namespace in which it was made."""
 
     kinds: tuple[type[Key], ...] = (RuleKey,)
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._socket = NetlinkSocket(ROUTE)
-
-    def close(self) -> None:
-        """Give the socket back."""
-        self._socket.close()
+        super().__init__(ROUTE)
 
     def observe(self, wanted: Mapping[Key, Value]) -> Mapping[Key, Value]:
         """Our rules of both families."""

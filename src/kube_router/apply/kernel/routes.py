@@ -12,12 +12,11 @@ leaves that to the kernel. A route in it is replaced without a look.
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from socket import if_indextoname, if_nametoindex
 from typing import Final
 
-from kube_router.apply.kernel.netlink_socket import ROUTE, Fault, NetlinkSocket
+from kube_router.apply.kernel.netlink_socket import ROUTE, Fault, NetlinkTarget
 from kube_router.codec import routes as codec
 from kube_router.codec.netlink import Message
 from kube_router.kit.errors import Busy
@@ -38,28 +37,18 @@ _WORDS: Final = {
 }
 
 
-class RouteTarget:
+class RouteTarget(NetlinkTarget):
     """Routes in the network namespace in which it was made."""
 
     kinds: tuple[type[Key], ...] = (RouteKey,)
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._socket = NetlinkSocket(ROUTE)
-
-    @property
-    def sent(self) -> int:
-        """Messages sent to the kernel so far, dumps included."""
-        return self._socket.sent
+        super().__init__(ROUTE)
 
     @property
     def port(self) -> int:
         """Port id of its socket, which notices of its changes bear."""
         return self._socket.port
-
-    def close(self) -> None:
-        """Give the socket back."""
-        self._socket.close()
 
     def observe(self, wanted: Mapping[Key, Value]) -> Mapping[Key, Value]:
         """Our routes of both families; the link and source only where they are wanted of the route."""

@@ -10,12 +10,11 @@ The kernel allows one tunnel between two addresses. One of ours under another na
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from socket import if_nametoindex
 from typing import Final
 
-from kube_router.apply.kernel.netlink_socket import ROUTE, Fault, NetlinkSocket
+from kube_router.apply.kernel.netlink_socket import ROUTE, Fault, NetlinkTarget
 from kube_router.codec import neighbours
 from kube_router.codec import routes as route_codec
 from kube_router.codec import tunnels as codec
@@ -38,23 +37,13 @@ _WORDS: Final = {
 }
 
 
-class TunnelTarget:
+class TunnelTarget(NetlinkTarget):
     """Tunnels in the network namespace in which it was made."""
 
     kinds: tuple[type[Key], ...] = (TunnelKey,)
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._socket = NetlinkSocket(ROUTE)
-
-    @property
-    def sent(self) -> int:
-        """Messages sent to the kernel so far, dumps included."""
-        return self._socket.sent
-
-    def close(self) -> None:
-        """Give the socket back."""
-        self._socket.close()
+        super().__init__(ROUTE)
 
     def observe(self, wanted: Mapping[Key, Value]) -> Mapping[Key, Value]:
         """Our tunnels, and links of other kinds that stand where one is wanted. An MTU is told as wanted where none is."""
