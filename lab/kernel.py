@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,7 +60,10 @@ class LabKernelFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boot:
-    """How to start the lab kernel. Memory in QEMU's spelling, timeout in seconds for boot and command together."""
+    """How to start the lab kernel. Memory in QEMU's spelling, timeout in seconds for boot and command together.
+
+    `gentle` leaves it only what others do not need of the processors; setting `stop` ends it.
+    """
 
     work: Path
     timeout: float = 1800.0
@@ -68,6 +71,8 @@ class Boot:
     processors: int = 2
     network: bool = False
     interactive: bool = False
+    gentle: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -128,7 +133,10 @@ def run(command: Sequence[str], boot: Boot, *, echo: Callable[[bytes], None] | N
         script.write_text(guest_script(command, boot, release(image), disks))
         begin = time.monotonic()
         boots = _Watch(started, begin)
-        process = _start(_vng_command(image, script, boot, disks), interactive=boot.interactive)
+        gently = ["nice", "-n", "19"] if boot.gentle else []
+        process = _start([*gently, *_vng_command(image, script, boot, disks)], interactive=boot.interactive)
+        if boot.gentle:
+            _lower(process)
         try:
             expired = _pump(process, boot, echo or _to_stdout)
         finally:
@@ -224,15 +232,19 @@ def _start(command: Sequence[str], *, interactive: bool) -> subprocess.Popen[byt
 
 def _pump(process: subprocess.Popen[bytes], boot: Boot, echo: Callable[[bytes], None]) -> bool:
     """Pass on output until the end; True when the time ran out first."""
-    expired = threading.Event()
+    ended, expired = threading.Event(), threading.Event()
 
-    def expire() -> None:
-        expired.set()
-        _end(process)
+    def watch() -> None:
+        deadline = time.monotonic() + boot.timeout
+        while not ended.wait(0.5):
+            if time.monotonic() > deadline:
+                expired.set()
+            if expired.is_set() or boot.stop.is_set():
+                _end(process)
+                return
 
-    timer = threading.Timer(boot.timeout, expire)
-    timer.daemon = True
-    timer.start()
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
     try:
         if process.stdout is not None:
             descriptor = process.stdout.fileno()
@@ -240,8 +252,15 @@ def _pump(process: subprocess.Popen[bytes], boot: Boot, echo: Callable[[bytes], 
                 echo(chunk)
         process.wait()
     finally:
-        timer.cancel()
+        ended.set()
+        watching.join()
     return expired.is_set()
+
+
+def _lower(process: subprocess.Popen[bytes]) -> None:
+    """Its session's priority too: the kernel weighs sessions before the processes in them (sched(7), autogroups)."""
+    with suppress(OSError):  # a kernel without autogroups
+        Path(f"/proc/{process.pid}/autogroup").write_text("19")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,9 +1,10 @@
-"""Run each test where it can run: here, or all that cannot in one session inside one boot of the lab kernel.
+"""Run each test where it can run: here, or all that cannot in one session inside one boot of the lab kernel, side by side.
 
 `@pytest.mark.needs("ip_vs", "dummy", "root")` says what a test needs (names: `lab.kernel_features`). Tests whose
-needs are met run here. The others are collected, and at the end of the session one lab kernel is booted in which one
-pytest session runs them all; its reports come back through a file, line by line, and count like any other. Nothing is
-skipped: a test for which no report came back has failed.
+needs are met run here. The others are collected, and one lab kernel is booted in which one pytest session runs them all
+while the tests here run; it has what they leave of the processors (they mostly wait for timers of protocols), so that their
+limits hold. Its reports come back through a file, line by line, after the last test here, and count like any other. Nothing
+is skipped: a test for which no report came back has failed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from lab import kernel, kernel_features
 HERE = "in place"
 # For people: send every test with needs to the lab kernel, even where this kernel would do; how long it may take in all.
 ALWAYS = bool(os.environ.get("LAB_KERNEL_ALWAYS"))
-TIMEOUT_SECONDS = float(os.environ.get("LAB_KERNEL_TIMEOUT", "1700"))
+TIMEOUT_SECONDS = float(os.environ.get("LAB_KERNEL_TIMEOUT", "3600"))
 _TAIL_LINES = 60
 
 
@@ -54,22 +55,38 @@ class Deferral:
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         here_first = session.testscollected
         session.testscollected += len(self.deferred)
-        result = yield
-        if self.deferred and not (session.config.option.maxfail and session.testsfailed):
-            self._run_inside(session)
+        inside = _Inside(session, self.deferred) if self.deferred else None
+        try:
+            result = yield
+            if inside is not None and not (session.config.option.maxfail and session.testsfailed):
+                inside.report()
+        finally:
+            if inside is not None:
+                inside.end()
         assert session.testscollected == here_first + len(self.deferred)
         return result
 
-    def _run_inside(self, session: pytest.Session) -> None:
-        work = kernel.work_folder("tests")
-        reports, listing = work / "reports.jsonl", work / "tests.txt"
-        reports.touch()
-        listing.write_text("".join(f"{item.nodeid}\n" for item in self.deferred))
-        run = _KernelRun(_guest_command(session.config, listing, reports), work)
-        _say(session, f"lab kernel: starting it for {len(self.deferred)} tests that need what this kernel lacks")
+
+class _Inside:
+    """The session inside the lab kernel, running from the beginning; its reports are passed on when they are asked for."""
+
+    def __init__(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        self._session, self._items = session, items
+        self._work = kernel.work_folder("tests")
+        self._reports, listing = self._work / "reports.jsonl", self._work / "tests.txt"
+        self._reports.touch()
+        listing.write_text("".join(f"{item.nodeid}\n" for item in items))
+        self._run = _KernelRun(_guest_command(session.config, listing, self._reports), self._work)
+        self._lost: list[pytest.Item] = items
+        _say(session, f"lab kernel: starting it for {len(items)} tests that need what this kernel lacks, beside the others")
+
+    def report(self) -> None:
+        """Pass on what it reports until it has ended."""
+        session, run = self._session, self._run
+        _say(session, f"lab kernel: {run.so_far(self._reports)} of {len(self._items)} tests are through")
         where = f"lab kernel {run.release}".strip()
         seen: set[str] = set()
-        for line in run.follow(reports):
+        for line in run.follow(self._reports):
             report = session.config.hook.pytest_report_from_serializable(config=session.config, data=json.loads(line))
             report.where = where
             if report.nodeid not in seen:
@@ -79,14 +96,18 @@ class Deferral:
             session.config.hook.pytest_runtest_logreport(report=report)
             if report.when == "teardown":
                 session.config.hook.pytest_runtest_logfinish(nodeid=report.nodeid, location=report.location)
-        lost = [item for item in self.deferred if item.nodeid not in seen]
-        for item in lost:
+        self._lost = [item for item in self._items if item.nodeid not in seen]
+        for item in self._lost:
             session.config.hook.pytest_runtest_logreport(report=_lost(item, run, where))
         _say(session, run.summary())
-        if lost:
-            _say(session, f"lab kernel: its whole output is in {work}")
+
+    def end(self) -> None:
+        """End it if it still runs; its output stays where a test got no result."""
+        self._run.end()
+        if self._lost:
+            _say(self._session, f"lab kernel: its whole output is in {self._work}")
         else:
-            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(self._work, ignore_errors=True)
 
 
 class _KernelRun:
@@ -100,11 +121,14 @@ class _KernelRun:
             self.release = kernel.release(kernel.find())
         except kernel.NoLabKernel as problem:
             self._problem = str(problem)
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(command,), daemon=True)
+        if not self._problem:
+            self._thread.start()
 
     def _run(self, command: list[str]) -> None:
         environment = {"HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis"}
-        boot = kernel.Boot(work=self._work, timeout=TIMEOUT_SECONDS, environment=environment)
+        boot = kernel.Boot(work=self._work, timeout=TIMEOUT_SECONDS, environment=environment, gentle=True, stop=self._stop)
         with (self._work / "output.txt").open("ab") as output:
 
             def keep(chunk: bytes) -> None:
@@ -118,9 +142,6 @@ class _KernelRun:
 
     def follow(self, reports: Path) -> Iterator[str]:
         """The lines of the file of reports as they are written, until the lab kernel has ended."""
-        if self._problem:
-            return
-        self._thread.start()
         with reports.open() as stream:
             rest = ""
             while True:
@@ -131,6 +152,16 @@ class _KernelRun:
                 if ended:
                     return
                 time.sleep(0.3)
+
+    def so_far(self, reports: Path) -> int:
+        """How many tests have ended."""
+        return sum(json.loads(line)["when"] == "teardown" for line in reports.read_text().splitlines(keepends=True) if line[-1] == "\n")
+
+    def end(self) -> None:
+        """Wait for its end, which comes at once if it is not there yet."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def summary(self) -> str:
         if self._outcome is None:

@@ -13,6 +13,7 @@ import asyncio
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -36,6 +37,7 @@ from kube_router.model.state import Change, Key
 from kube_router.model.state.tunnels import Tunnel
 from kube_router.watch.linktable import LinkTable
 from lab.kernel_netns import Netns
+from lab.waiting import SLOWNESS, wait_for
 from tests.engine import Recorder, inline
 
 PODS = {"n1": ("10.233.64.2", "fd00:64::2"), "n2": ("10.233.66.2", "fd00:66::2"), "n3": ("10.233.65.2", "fd00:65::2")}
@@ -224,28 +226,52 @@ class Network:
 
 
 class Stream:
-    """Echoes from a pod to another, `rate` a second, for as long as the context lasts; `lost` afterwards."""
+    """Echoes from a pod to another, `rate` a second, for as long as the context lasts; `sent` and `lost` afterwards.
+
+    It begins with the first answer and ends with an answer to an echo sent after the end was asked for: what is on its
+    way when the tool stops is not counted as lost, and what never comes back is.
+    """
 
     def __init__(self, host: Host, address: str, *, rate: int = 100) -> None:
-        self._words = ["ping", "-q", "-i", str(1 / rate), "-W", "1", address]
+        self._words = ["ping", "-n", "-i", str(1 / rate), "-W", "1", address]
         self._host = host
-        self.sent = self.lost = 0
+        self._answered: list[int] = []
+        self.sent = self.lost = self._told = 0
 
     def __enter__(self) -> Stream:
         assert self._host.ping(self._words[-1]), "not reached at all"
         self._process = subprocess.Popen(
-            self._host.pod.command(self._words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ["stdbuf", "-oL", *self._host.pod.command(self._words)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        wait_for("an echo is answered", lambda: self._answered, seconds=5)
         return self
 
     def __exit__(self, *_: object) -> None:
+        known = max(self._answered)
         time.sleep(0.3)
+        deadline = time.monotonic() + 5 * SLOWNESS
+        while max(self._answered) <= known + 10 and time.monotonic() < deadline:
+            time.sleep(0.05)
         self._process.send_signal(signal.SIGINT)
-        text, _ = self._process.communicate(timeout=30)
-        found = re.search(r"(\d+) packets transmitted, (\d+) received", text)
-        assert found, text
-        self.sent = int(found[1])
-        self.lost = self.sent - int(found[2])
+        self._process.wait(30)
+        self._reader.join(30)
+        last = max(self._answered)
+        self.sent = last if last > known + 10 else self._told
+        self.lost = self.sent - len(set(self._answered))
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if answer := re.search(r"icmp_seq=(\d+) ttl=", line):
+                self._answered.append(int(answer[1]))
+            elif total := re.search(r"(\d+) packets transmitted", line):
+                self._told = int(total[1])
 
 
 def batch(space: Netns, lines: str) -> None:
