@@ -25,6 +25,7 @@ from kube_router.model.state.bgp import (
 from kube_router.model.state.cluster import AnnotationKey
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, RuleKey, SysctlKey
+from kube_router.model.state.listeners import HealthPortKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
 from kube_router.model.state.tunnels import FdbKey, FouKey, NeighbourKey, TunnelKey
 
@@ -62,6 +63,7 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(AddressKey, "put", "an address draws packets: service, members and rules stand by now, no host process answers"),
     Row(RouteKey, "put", "a route draws packets too; it may use an address as source"),
     Row(RuleKey, "put", "packets look into a table once its routes stand"),
+    Row(HealthPortKey, "put", "load balancers send traffic to a node that answers: all that serves it stands"),
     Row(FileKey, "put", "runtimes start pods as soon as they see the file: the bridge and its rules stand"),
     Row(AnnotationKey, "put", "others send to these addresses: links and routes stand"),
     Row(SpeakerKey, "put", "nothing else can be told to a speaker that has not started"),
@@ -80,6 +82,7 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(SpeakerKey, "delete", "stopping the speaker ends every session"),
     Row(AnnotationKey, "delete", "others stop sending first"),
     Row(FileKey, "delete", "no new pod starts on a network that goes"),
+    Row(HealthPortKey, "delete", "load balancers stop sending first"),
     Row(RuleKey, "delete", "nobody looks into a table that is emptied next"),
     Row(RouteKey, "delete", "stop drawing packets first"),
     Row(NeighbourKey, "delete", "once no route leads to it"),

@@ -17,6 +17,7 @@
 |                      | kube-router-ipvs-services, or its address alone in kube-router-service-ips (or in the       |
 |                      | original's later names); the second does not count for an address of the node itself,       |
 |                      | which node ports put there and which others may serve on other ports                        |
+| health check port    | this process listens on it: it ends with the process                                        |
 | annotation           | it is one of ours, on our own Node                                                          |
 | speaker              | its configuration is ours as a whole: the sidecar serves nobody else                        |
 
@@ -42,6 +43,7 @@ from kube_router.model.state.bgp import (
 from kube_router.model.state.cluster import AnnotationKey
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, RuleKey, SysctlKey
+from kube_router.model.state.listeners import HealthPortKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
 from kube_router.model.state.tunnels import FdbKey, FouKey, NeighbourKey, TunnelKey
 
@@ -87,6 +89,7 @@ _BY_KIND: Final[dict[type[Key], str]] = {
     AnnotationKey: DATAPATH,
     VirtualServerKey: PROXY,
     DestinationKey: PROXY,
+    HealthPortKey: PROXY,
     RouteKey: FIB,
     FouKey: FIB,
     FdbKey: FIB,
