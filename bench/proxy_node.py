@@ -23,6 +23,7 @@ from kube_router.apply.kernel.iptables_tools import installed
 from kube_router.apply.kernel.ipvs import IpvsTarget
 from kube_router.apply.kernel.links import LinkTarget
 from kube_router.apply.kernel.sysctls import SysctlTarget
+from kube_router.apply.listeners.health_ports import HealthPortTarget
 from kube_router.cache.cache import Cache
 from kube_router.config.options import defaults
 from kube_router.control.controller import Target
@@ -79,7 +80,8 @@ class ProxyNode:
         self.commands = commands
         self.options = defaults(node_name=HERE)
         controller = ProxyController(self.options, kernel=(6, 1))
-        targets: tuple[Target, ...] = (LinkTarget(), SysctlTarget(), self.sets, self.rules, self.ipvs, self.addresses)
+        health_ports = HealthPortTarget(lambda: True)
+        targets: tuple[Target, ...] = (LinkTarget(), SysctlTarget(), self.sets, self.rules, self.ipvs, self.addresses, health_ports)
         feed = self.cache.feed(controller.reads)
         self.cycle = Cycle(controller, feed=feed, view=self.cache.view, targets=targets, report=Quiet())
         self._loop = asyncio.new_event_loop()

@@ -51,6 +51,15 @@ def test_a_loop_that_hangs_is_named_and_heals_by_itself(health: Health, clock: C
     assert health.live().good
 
 
+def test_one_loop_can_be_asked_about_alone(health: Health, clock: Clock) -> None:
+    assert health.live("proxy").good
+    clock.now += 10_000
+    health.beat("routes")
+    assert not health.live("proxy").good
+    assert health.live("routes").good
+    assert health.live("none").reasons == ("none: it does not run",)
+
+
 def test_failing_passes_are_no_reason_to_be_restarted(health: Health) -> None:
     health.failing("routes", "no speaker")
     health.failing("proxy", "no IPVS")

@@ -38,6 +38,7 @@ from kube_router.desired import Note
 from kube_router.kit.errors import TargetError
 from kube_router.model.objects import Kind, Name, Ref
 from kube_router.model.state.netfilter import ChainKey
+from kube_router.plan import ownership
 from kube_router.serve import endpoints
 from kube_router.telemetry.health import Health
 from kube_router.telemetry.logging import get_logger
@@ -93,12 +94,14 @@ class Daemon:
             self._watchers = Watchers(self._options, self._targets, self._cache.view)
             self._reporting = Reporting(self._watchers.post)
             self._targets.tell = self._tell_of_sessions
+            self._targets.is_proxy_alive = lambda: self._health.live(ownership.PROXY).good
             self._acceptance.load()
             self._inbox = Inbox(self._cache, gate=self._acceptance.gate, fault=self._reporting.bad_object, seen=_count_events)
             return await self._work(stop)
         finally:
             for server in servers:
                 await server.stop()
+            self._targets.health_ports.close()
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _work(self, stop: asyncio.Event) -> int:

@@ -21,6 +21,7 @@ from kube_router.apply.kernel.policy_rules import RuleTarget
 from kube_router.apply.kernel.routes import RouteTarget
 from kube_router.apply.kernel.sysctls import SysctlTarget
 from kube_router.apply.kernel.tunnels import TunnelTarget
+from kube_router.apply.listeners.health_ports import HealthPortTarget
 from kube_router.cache.cache import View
 from kube_router.config.options import Options
 from kube_router.control.controller import Target
@@ -55,6 +56,9 @@ class Targets:
         self.gobgp = Client(options.gobgp_target)
         # Told of what is about to happen to sessions: reason and message. In worker threads.
         self.tell: Callable[[str, str], None] = lambda _reason, message: get_logger("speaker").warning(message)
+        # Whether the service proxy is at work, as load balancers are told.
+        self.is_proxy_alive: Callable[[], bool] = lambda: True
+        self.health_ports = HealthPortTarget(lambda: self.is_proxy_alive())
         self.speaker = GobgpTarget(self.gobgp, preserved=self._routes_stand, tell=lambda reason, message: self.tell(reason, message))
         self._all: tuple[Target, ...] = (
             LinkTarget(),
@@ -64,6 +68,7 @@ class Targets:
             self.rules,
             self.ipvs,
             self.addresses,
+            self.health_ports,
             FouTarget(self.commands, lambda: self._gue_ports(options)),
             self.tunnels,
             NeighbourTarget(),

@@ -15,6 +15,7 @@ from kube_router.model.objects import EndpointSlice, Kind, Name, Object, Ref, Se
 from kube_router.model.state import Key
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, LinkKey, SysctlKey
+from kube_router.model.state.listeners import HealthPortKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
 from kube_router.plan import ownership
 
@@ -36,6 +37,7 @@ class ProxyController:
         VirtualServerKey,
         DestinationKey,
         AddressKey,
+        HealthPortKey,
     )
 
     def __init__(self, options: Options, *, kernel: tuple[int, int]) -> None:

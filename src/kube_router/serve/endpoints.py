@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from kube_router.config.faults import Fault, StartRefused
 from kube_router.config.options import Options
-from kube_router.serve.http import Handler, HttpServer, Response
+from kube_router.kit.http import Handler, HttpServer, Response
 from kube_router.telemetry.exposition import CONTENT_TYPE, render
 from kube_router.telemetry.health import Health, Verdict
 from kube_router.telemetry.metrics import Registry

@@ -67,16 +67,18 @@ class Health:
             loop = self._loops[name]
             loop.last_beat, loop.trouble = self._clock(), " ".join(reason.split()) or "failing"
 
-    def live(self) -> Verdict:
-        """Whether every loop turns."""
+    def live(self, *names: str) -> Verdict:
+        """Whether every loop turns, or those named; one that nobody expects does not."""
         with self._lock:
             now = self._clock()
+            missing = tuple(f"{name}: it does not run" for name in names if name not in self._loops)
             return Verdict(
                 tuple(
                     f"{name}: no turn for {now - loop.last_beat:.0f} s, allowed are {loop.period + self._grace:.0f} s"
                     for name, loop in self._loops.items()
-                    if now - loop.last_beat > loop.period + self._grace
+                    if now - loop.last_beat > loop.period + self._grace and (not names or name in names)
                 )
+                + missing
             )
 
     def ready(self) -> Verdict:

@@ -1,0 +1,1 @@
+"""What this node answers for Services: listeners of this process, which end with it."""

@@ -1,8 +1,8 @@
-"""A small HTTP/1.1 server for probes and scrapes, on the program's own event loop.
+"""A small HTTP/1.1 server for probes and scrapes, on the event loop that starts it.
 
-One request a connection, answered by the path alone; any method will do, as with the original. Slow, oversized and malformed
-requests are turned away; when too many connections are open, the one that has been asking for longest makes room, so that
-nobody can keep the kubelet's probe out by holding connections. It refuses everything else: bodies, TLS, keep-alive, compression.
+One request a connection, answered by the path alone (or the same whatever the path); any method will do, as with the original. Slow,
+oversized and malformed requests are turned away; when too many connections are open, the one that has been asking for longest makes room,
+so that nobody can keep the kubelet's probe out by holding connections. It refuses everything else: bodies, TLS, keep-alive, compression.
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPRO
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What goes back: status, body and its type."""
+    """What goes back: status, body and its type, and headers beyond those that every answer has."""
 
     status: HTTPStatus
     body: str
     content_type: str = "text/plain; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 Handler = Callable[[], Awaitable[Response]]
 
 
 class HttpServer:
-    """Serves a fixed table of paths from `start` to `stop`."""
+    """Serves a fixed table of paths from `start` to `stop`; `other` answers for all paths that are not in it."""
 
-    def __init__(self, routes: Mapping[str, Handler], *, read_timeout: float = READ_TIMEOUT) -> None:
+    def __init__(self, routes: Mapping[str, Handler], *, other: Handler | None = None, read_timeout: float = READ_TIMEOUT) -> None:
         self._routes = dict(routes)
+        self._other = other
         self._read_timeout = read_timeout
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -120,7 +122,7 @@ class HttpServer:
         words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
             return "", _plain(HTTPStatus.BAD_REQUEST)
-        handler = self._routes.get(words[1].partition("?")[0])
+        handler = self._routes.get(words[1].partition("?")[0], self._other)
         return words[0], _plain(HTTPStatus.NOT_FOUND) if handler is None else await handler()
 
     def _no_longer_asking(self) -> None:
@@ -145,11 +147,13 @@ def _plain(status: HTTPStatus) -> Response:
 
 def _encoded(response: Response, *, with_body: bool) -> bytes:
     body = response.body.encode()
+    more = "".join(f"{name}: {value}\r\n" for name, value in response.headers)
     head = (
         f"HTTP/1.1 {response.status.value} {response.status.phrase}\r\n"
         f"Date: {formatdate(usegmt=True)}\r\n"
         f"Content-Type: {response.content_type}\r\n"
         f"Content-Length: {len(body)}\r\n"
+        f"{more}"
         "Connection: close\r\n\r\n"
     )
     return head.encode("latin-1") + (body if with_body else b"")

@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 import pytest
 
-from kube_router.serve.http import LARGEST_HEAD, MOST_CONNECTIONS, HttpServer, Response
+from kube_router.kit.http import LARGEST_HEAD, MOST_CONNECTIONS, HttpServer, Response
 
 Talk = Callable[[HttpServer], Awaitable[None]]
 
