@@ -40,7 +40,7 @@ from lab.routers.model import Router
 from lab.slices import is_ready
 from lab.space import Space, inside, together
 from lab.topology import FORWARDING, UPLINK, Topology
-from lab.traffic import Flow, Stream
+from lab.traffic import Flow, Flows, Stream
 from lab.waiting import wait_for
 
 SPEAKER = "/usr/bin/gobgpd"  # Debian's, of API generation 3
@@ -153,6 +153,11 @@ class Cluster:
         """Delete an object: ``delete("pod", "web")``; False when it is not there."""
         kind = self.objects.kind(word)
         return self.objects.delete(word, name, namespace if kind.namespaced else "", grace=grace)
+
+    def balance(self, name: str, *addresses: str, namespace: str = "default") -> None:
+        """Give a Service of type LoadBalancer its addresses, as a cloud's controller does; "ADDRESS=Proxy" says the ipMode."""
+        entries = [dict(zip(("ip", "ipMode"), text.split("="), strict=False)) for text in addresses]
+        self.objects.patch("services", name, {"status": {"loadBalancer": {"ingress": entries}}}, namespace=namespace, part="status")
 
     def pod(self, name: str) -> Json:
         """A pod by "name" or "namespace/name"; Problem 404 when there is none."""
@@ -283,6 +288,10 @@ class Cluster:
         """A TCP connection that stays open."""
         found, made = self._open(place, target, on)
         return Flow(found, made)
+
+    def hold(self, ends: Iterable[tuple[str, str]], *, on: str = "", patience: float = 5.0) -> Flows:
+        """TCP connections from places to targets, all open until its ``stop``, which tells what was lost."""
+        return Flows([self._open(place, target, on) for place, target in ends], patience=patience)
 
     def _open(self, place: str, target: str, on: str) -> tuple[Target, socket.socket]:
         found = self.target(target)

@@ -56,9 +56,22 @@ def _endpoint(service: Json, pod: Json, address: str, zones: dict[str, str]) -> 
             "uid": pod["metadata"]["uid"],
         },
     }
-    if node in zones:
-        endpoint["zone"] = zones[node]
+    zone = zones.get(node, "")
+    if zone:
+        endpoint["zone"] = zone
+    if endpoint["conditions"]["ready"] and (hints := _hints(service["spec"].get("trafficDistribution", ""), node, zone)):
+        endpoint["hints"] = hints
     return endpoint
+
+
+def _hints(wish: str, node: str, zone: str) -> Json:
+    """For whom an endpoint is meant: its own zone, and its own node where the Service prefers that. Only ready ones have hints."""
+    hints: Json = {}
+    if wish in ("PreferClose", "PreferSameZone", "PreferSameNode") and zone:
+        hints["forZones"] = [{"name": zone}]
+    if wish == "PreferSameNode" and node:
+        hints["forNodes"] = [{"name": node}]
+    return hints
 
 
 def _slice(service: Json, family: int, ports: Ports, number: int, endpoints: Sequence[Json]) -> Json:

@@ -86,6 +86,11 @@ class Topology:
 
     # switches
 
+    def lead(self, prefix: str, host: str) -> None:
+        """Let the router send packets to these addresses to a host, as if that host had announced them; the last word counts."""
+        family = 6 if ":" in prefix else 4
+        self.spaces["router"].ip([f"route replace {prefix} via {self.hosts[host].address(family)}"])
+
     def set_wire(self, name: str, *, up: bool) -> None:
         """Pull the plug of a host, or put it back: its own link sees no carrier."""
         segment = self.spaces[f"segment-{self.hosts[name].segment.name}"]

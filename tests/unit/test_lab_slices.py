@@ -96,3 +96,25 @@ def test_labels_zone_and_owner_are_told() -> None:
     assert "service.kubernetes.io/headless" in labels
     assert slices[0]["endpoints"][0]["zone"] == "z1"
     assert slices[0]["metadata"]["ownerReferences"][0]["name"] == "web"
+
+
+ZONES, NODES = {"forZones": [{"name": "z1"}]}, {"forNodes": [{"name": "node1"}]}
+
+
+@pytest.mark.parametrize(
+    ("wish", "zone", "ready", "hints"),
+    [
+        (None, "z1", True, None),
+        ("PreferClose", "z1", True, ZONES),
+        ("PreferSameZone", "z1", True, ZONES),
+        ("PreferSameNode", "z1", True, ZONES | NODES),
+        ("PreferSameNode", "", True, NODES),
+        ("PreferClose", "", True, None),
+        ("PreferClose", "z1", False, None),  # nobody is sent to an endpoint that is not ready
+    ],
+)
+def test_hints_say_for_whom_a_ready_endpoint_is_meant(wish: str | None, zone: str, ready: bool, hints: Json | None) -> None:
+    wished = {"trafficDistribution": wish} if wish else {}
+    pods, zones = [make_pod("a", "10.1.0.1", ready=ready)], {"node1": zone} if zone else {}
+    (endpoint,) = endpoint_slices(make_service(HTTP, **wished), pods, zones)[0]["endpoints"]
+    assert endpoint.get("hints") == hints
