@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +16,10 @@ pytestmark = pytest.mark.needs("root")
 PROMISE = "tests/kernel/test_plumbing.py::test_a_failing_command_tells_what_it_said"
 
 
-def test_a_lab_kernel_that_breaks_off_fails_its_tests_and_says_why() -> None:
+def test_a_lab_kernel_that_breaks_off_fails_its_tests_and_says_why(tmp_path: Path) -> None:
     assert not inside()
-    quick = {"LAB_KERNEL_ALWAYS": "1", "LAB_KERNEL_TIMEOUT": "0.5"}
+    # Beside the one of this very session, which holds the usual lock.
+    quick = {"LAB_KERNEL_ALWAYS": "1", "LAB_KERNEL_TIMEOUT": "0.5", "LAB_KERNEL_LOCK": str(tmp_path / "lock")}
     arguments = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", PROMISE]
     done = subprocess.run(arguments, cwd=REPOSITORY, env={**os.environ, **quick}, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout
