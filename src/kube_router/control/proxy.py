@@ -8,6 +8,8 @@ from functools import partial
 from kube_router.cache.cache import Changes, View
 from kube_router.config.options import Options
 from kube_router.desired import NOTHING, Desired
+from kube_router.desired.external_ips import ranges
+from kube_router.desired.proxy.context import Context
 from kube_router.desired.proxy.node import node
 from kube_router.desired.proxy.service import virtual_servers
 from kube_router.desired.proxy.surroundings import Surroundings, surroundings
@@ -46,16 +48,18 @@ class ProxyController:
         self._own = Name("", options.node_name)
         # Derived from the view and kept between passes: links are many, and Services come one by one.
         self._around: Surroundings | None = None
+        self._allowed = ranges(options)
 
     def touched(self, changes: Changes, view: View) -> Iterable[Hashable]:
         """A slice touches its Service, a Service itself and those that claim what it claims or claimed; the node's own
         addresses touch the node, and those Services that depend on them."""
         if self._around is None or any(self._is_ours(ref) for ref in changes):
             yield from self._look_around(view)
+        assert self._around is not None
         for ref, before in changes.items():
             if ref.kind is Kind.SERVICE:
                 yield ref
-                yield from _rivals(before, view.services.get(ref.name), view)
+                yield from _rivals(before, view.services.get(ref.name), self._around, view)
             elif ref.kind is Kind.ENDPOINT_SLICE:
                 yield from _services_of(before, view.slices.get(ref.name))
 
@@ -68,33 +72,57 @@ class ProxyController:
         service = view.services.get(item.name)
         if service is None:
             return NOTHING
-        return virtual_servers(service, view.slices.by("service", item.name), self._around, partial(view.services.each, "claim"))
+        context = Context(self._around, self._options, self._allowed, partial(view.services.each, "claim"), lambda _address: "")
+        return virtual_servers(service, view.slices.by("service", item.name), context)
 
     def _is_ours(self, ref: Ref) -> bool:
         return ref.kind is Kind.INTERFACE or (ref.kind is Kind.NODE and ref.name == self._own)
 
     def _look_around(self, view: View) -> Iterator[Hashable]:
         before = self._around
-        now = surroundings(self._own.name, view.nodes.get(self._own), view.interfaces.values(), self._options.families)
+        now = surroundings(
+            self._own.name,
+            view.nodes.get(self._own),
+            view.interfaces.values(),
+            self._options.families,
+            everywhere=self._options.nodeport_bindon_all_ip,
+        )
         self._around = now
         if now == before:
             return
         yield _NODE
-        if before is None or (before.primary, before.sources) != (now.primary, now.sources):
+        if before is None or _concern_all(before) != _concern_all(now):
             yield from (Ref(Kind.SERVICE, name) for name in view.services)
             return
-        moved = before.local ^ now.local
+        moved = before.own ^ now.own
+        for address in moved:
+            yield from (Ref(Kind.SERVICE, service.name) for service in view.services.each("address", address))
         if moved:
-            for service in view.services.values():
-                if not moved.isdisjoint(service.cluster_ips):
-                    yield Ref(Kind.SERVICE, service.name)
+            yield from _served_by(moved, view)
 
 
-def _rivals(before: Object | None, now: Object | None, view: View) -> Iterator[Ref]:
+def _concern_all(around: Surroundings) -> tuple[object, ...]:
+    return around.primary, around.sources, around.node_ports, around.zone
+
+
+def _served_by(addresses: frozenset[str], view: View) -> Iterator[Ref]:
+    """Services with endpoints of which only the address says on which node they are."""
+    for piece in view.slices.values():
+        if any(not endpoint.node_name and not addresses.isdisjoint(endpoint.addresses) for endpoint in piece.endpoints):
+            yield Ref(Kind.SERVICE, piece.service)
+
+
+def _rivals(before: Object | None, now: Object | None, around: Surroundings, view: View) -> Iterator[Ref]:
+    at_node = [address for addresses in around.node_ports.values() for address in addresses]
     for service in (before, now):
         if isinstance(service, Service):
             for claim in service.claims():
-                for rival in view.services.each("claim", claim):
+                claims = [claim]
+                if not claim.address:
+                    claims += (claim._replace(address=address) for address in at_node)
+                elif claim.address in at_node:
+                    claims.append(claim._replace(address=""))
+                for rival in (rival for one in claims for rival in view.services.each("claim", one)):
                     if rival is not service:
                         yield Ref(Kind.SERVICE, rival.name)
 

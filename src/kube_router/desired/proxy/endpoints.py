@@ -1,18 +1,31 @@
-"""Which backends serve a port of a Service: ready ones, and where there is none those that still serve while they end.
+"""Which backends serve a port of a Service on this node: ready ones, and where there is none those that still serve while they end.
 
 Slices are merged; a backend that stands in several (as it moves from one to another) counts once, as ready if it is ready
-in any. Ports are matched by their name in the slice, so target ports by name need nothing here.
+in any. Ports are matched by their name in the slice, so target ports by name need nothing here. Traffic policy Cluster means
+all backends that topology hints leave to this node; Local means those of this node, whatever their hints (kube-proxy's
+CategorizeEndpoints). What a policy has none of is empty: refusing is the caller's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
+from kube_router.desired.proxy.surroundings import Surroundings
+from kube_router.desired.proxy.topology import preferred
 from kube_router.kit.net import Family, family_of
 from kube_router.model.objects import Endpoint, EndpointSlice
 
 Backend = tuple[str, int]  # address and port
 PortName = tuple[str, str]  # name in the Service and slice, and protocol
+
+
+class Choice(NamedTuple):
+    """Backends of one family: `everyone` under policy Cluster, `here` under Local; `ignored`: why hints were not followed."""
+
+    everyone: list[Backend]
+    here: list[Backend]
+    ignored: str = ""
 
 
 def backends(slices: Iterable[EndpointSlice]) -> dict[PortName, dict[Backend, Endpoint]]:
@@ -33,12 +46,19 @@ def backends(slices: Iterable[EndpointSlice]) -> dict[PortName, dict[Backend, En
     return found
 
 
-def serving(group: Mapping[Backend, Endpoint], family: Family, *, node: str = "") -> list[Backend]:
-    """Backends of one family (of one node, if named) that get new connections: the terminating ones only as a last resort."""
-    mine = [
-        (backend, endpoint.ready)
-        for backend, endpoint in group.items()
-        if family_of(backend[0]) == family and (not node or endpoint.node_name == node)
+def choose(group: Mapping[Backend, Endpoint], family: Family, around: Surroundings) -> Choice:
+    """Backends that get new connections; the terminating ones only as a last resort, of each policy by itself."""
+    mine = [pair for pair in group.items() if family_of(pair[0][0]) == family]
+    ready = [pair for pair in mine if pair[1].ready]
+    everyone, ignored = preferred(ready, around.name, around.zone) if ready else ([backend for backend, _ in mine], "")
+    here = [backend for backend, endpoint in ready if is_here(endpoint, around)] or [
+        backend for backend, endpoint in mine if is_here(endpoint, around)
     ]
-    ready = [backend for backend, is_ready in mine if is_ready]
-    return ready or [backend for backend, _ in mine]
+    return Choice(everyone, here, ignored)
+
+
+def is_here(endpoint: Endpoint, around: Surroundings) -> bool:
+    """Whether an endpoint is on this node: by its node's name, or where nobody named one, by an address of this node."""
+    if endpoint.node_name:
+        return endpoint.node_name == around.name
+    return not around.own.isdisjoint(endpoint.addresses)

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from kube_router.desired.proxy.topology import ZONE_LABEL
 from kube_router.kit.net import Family, family_of
 from kube_router.model.names import BRIDGE
 from kube_router.model.objects import Interface, Node
@@ -20,7 +21,8 @@ class Surroundings(msgspec.Struct, frozen=True):
 
     `primary`: for each enabled family the address that Services are reached at and answered from, "" for none.
     `sources`: the same where it is on a link of this host now, else "": the kernel accepts no other as a source.
-    `local`: addresses of the node's own links. `pod_cidrs`: of enabled families. `links`: those with reverse path filters.
+    `local`: addresses of the node's own links; `own`: these, and those that its Node object names. `node_ports`: where node ports are
+    served. `pod_cidrs`: of enabled families. `links`: those with reverse path filters. `zone`: of its topology label, "" for none.
     """
 
     name: str
@@ -29,10 +31,24 @@ class Surroundings(msgspec.Struct, frozen=True):
     local: frozenset[str] = frozenset()
     pod_cidrs: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
+    own: frozenset[str] = frozenset()
+    node_ports: dict[Family, tuple[str, ...]] = {}
+    zone: str = ""
 
 
-def surroundings(name: str, node: Node | None, interfaces: Iterable[Interface], families: tuple[Family, ...]) -> Surroundings:
-    """Surroundings of a node with these links. Without its Node object it has no address of its own to serve at."""
+def surroundings(
+    name: str,
+    node: Node | None,
+    interfaces: Iterable[Interface],
+    families: tuple[Family, ...],
+    *,
+    everywhere: bool = False,
+) -> Surroundings:
+    """Surroundings of a node with these links. Without its Node object it has no address of its own to serve at.
+
+    `everywhere`: node ports are served on all addresses of its links. Never on loopback addresses: packets that IPVS would send on from
+    there the kernel drops as martians.
+    """
     addresses = node.addresses if node is not None else ()
     primary = {family: next((a for a in addresses if family_of(a) == family), "") for family in families}
     local: set[str] = set()
@@ -43,6 +59,7 @@ def surroundings(name: str, node: Node | None, interfaces: Iterable[Interface], 
             local.update(held)
         if link.name.name == BRIDGE or not held.isdisjoint(primary.values()):
             links.append(link.name.name)
+    bound = {*local, *primary.values()} if everywhere else set(primary.values())
     return Surroundings(
         name=name,
         primary=primary,
@@ -50,7 +67,17 @@ def surroundings(name: str, node: Node | None, interfaces: Iterable[Interface], 
         local=frozenset(local),
         pod_cidrs=tuple(cidr for cidr in node.pod_cidrs if family_of(cidr) in families) if node is not None else (),
         links=tuple(sorted(links)),
+        own=frozenset({*local, *addresses}),
+        node_ports={
+            family: tuple(sorted(address for address in bound if address and family_of(address) == family and not _is_loopback(address)))
+            for family in families
+        },
+        zone=node.labels.get(ZONE_LABEL, "") if node is not None else "",
     )
+
+
+def _is_loopback(address: str) -> bool:
+    return address == "::1" or address.startswith("127.")
 
 
 def is_own(link: Interface) -> bool:
