@@ -81,6 +81,15 @@ class Ledger:
             return tuple(sorted(owner.items, key=self._rank))
         return () if owner is None else (owner,)
 
+    def winner(self, key: Key) -> Item | None:
+        """The item whose value holds for the key, None when nobody wants it. From any thread."""
+        owner = self._owners.get(key)
+        return owner.winner if isinstance(owner, _Shared) else owner
+
+    def wants(self, item: Item) -> Mapping[Key, Value]:
+        """All that the item wants now; never changed afterwards, but replaced. From any thread."""
+        return self._wants.get(item, {})
+
     @property
     def merged(self) -> Mapping[Key, Value]:
         """The whole desired state."""

@@ -28,9 +28,10 @@ class SetMember(Key, frozen=True):
 
 
 class Member(Value, frozen=True):
-    """Flags of an entry."""
+    """Flags of an entry, and the mark that it gives to packets (0: none)."""
 
     nomatch: bool = False
+    mark: int = 0
 
 
 class ChainKey(Key, frozen=True):
