@@ -22,8 +22,8 @@ from kube_router.codec.netlink import (
     attributes,
     errno_of,
     error_text,
-    family_id,
     family_request,
+    parse_family,
     replies,
 )
 from tests.conftest import Golden
@@ -72,7 +72,7 @@ def test_errors_are_positive_numbers_with_the_kernels_words():
 
 def test_a_generic_family_is_asked_for_by_name():
     assert b"IPVS\0" in family_request("IPVS").payload
-    assert family_id(reply(b"\1\2\0\0" + attribute(2, b"IPVS\0") + attribute(1, struct.pack("=H", 0x25)))) == 0x25
+    assert parse_family(reply(b"\1\2\0\0" + attribute(2, b"IPVS\0") + attribute(1, struct.pack("=H", 0x25)))) == ("IPVS", 0x25)
 
 
 def test_octets_of_addresses_and_routes_are_as_kept(golden: Golden):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kube_router.codec import fou, neighbours, policy_rules, tunnels
-from kube_router.codec.netlink import GENERIC, Reply, attribute
+from kube_router.codec.netlink import Reply, attribute
 from kube_router.codec.rtnetlink import ROUTE_MESSAGE
 from kube_router.kit.net import Family
 from kube_router.model.state.tunnels import Tunnel
@@ -121,11 +121,6 @@ def test_links_of_other_kinds_are_no_tunnels() -> None:
 @given(st.sampled_from([4, 6]), st.integers(1, 65535))
 def test_a_listener_is_read_as_it_was_asked_for(family: Family, port: int) -> None:
     assert fou.parse(reply(fou.add(30, family, port).payload)) == fou.Listener(family, port, True)
-
-
-def test_a_family_of_generic_netlink_is_read() -> None:
-    body = attribute(1, struct.pack("=H", 30)) + attribute(2, b"fou\0")
-    assert fou.parse_family(reply(GENERIC.pack(1, 2, 0) + body)) == ("fou", 30)
 
 
 @pytest.mark.parametrize("source", ["10.233.64.0/24", "fd00:64::/64", "10.0.0.1/32"])

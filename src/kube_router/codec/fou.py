@@ -6,17 +6,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from kube_router.codec.netlink import (
-    CONTROLLER,
-    DUMP,
-    GENERIC,
-    REQUEST,
-    U16,
-    Message,
-    Reply,
-    attribute,
-    attributes,
-)
+from kube_router.codec.netlink import DUMP, GENERIC, REQUEST, Message, Reply, attribute, attributes
 from kube_router.codec.rtnetlink import AF, family_in
 from kube_router.kit.net import Family
 
@@ -25,8 +15,6 @@ NAME: Final = "fou"  # of the generic netlink family
 _ADD, _DELETE, _GET = 1, 2, 3  # FOU_CMD_*
 _PORT, _AF, _TYPE = 1, 2, 4  # FOU_ATTR_*
 _GUE: Final = 2  # FOU_ENCAP_GUE
-_GET_FAMILY: Final = 3  # CTRL_CMD_GETFAMILY
-_FAMILY_ID, _FAMILY_NAME = 1, 2  # CTRL_ATTR_*
 _BIG16: Final = struct.Struct(">H")
 _BYTE: Final = struct.Struct("=B")
 
@@ -37,17 +25,6 @@ class Listener(NamedTuple):
     family: Family
     port: int
     gue: bool
-
-
-def dump_families() -> Message:
-    """Asks for all generic netlink families that are there: unlike asking for one by its name it loads none."""
-    return Message(CONTROLLER, REQUEST | DUMP, GENERIC.pack(_GET_FAMILY, 1, 0))
-
-
-def parse_family(reply: Reply) -> tuple[str, int]:
-    """Name and number of a family of the dump."""
-    found = attributes(reply.payload[GENERIC.size :])
-    return bytes(found[_FAMILY_NAME]).rstrip(b"\0").decode(), U16.unpack(found[_FAMILY_ID])[0]
 
 
 def add(number: int, family: Family, port: int) -> Message:

@@ -113,7 +113,12 @@ def family_request(name: str) -> Message:
     return Message(CONTROLLER, REQUEST, GENERIC.pack(_GET_FAMILY, 1, 0) + attribute(_FAMILY_NAME, name.encode() + b"\0"))
 
 
-def family_id(reply: Reply) -> int:
-    """The number in the answer to `family_request`."""
-    (number,) = U16.unpack(attributes(reply.payload[4:])[_FAMILY_ID])
-    return int(number)
+def families_request() -> Message:
+    """Asks for all generic netlink families that are there: unlike asking for one by its name it loads none."""
+    return Message(CONTROLLER, REQUEST | DUMP, GENERIC.pack(_GET_FAMILY, 1, 0))
+
+
+def parse_family(reply: Reply) -> tuple[str, int]:
+    """Name and number of a generic netlink family."""
+    found = attributes(reply.payload[GENERIC.size :])
+    return bytes(found[_FAMILY_NAME]).rstrip(b"\0").decode(), int(U16.unpack(found[_FAMILY_ID])[0])

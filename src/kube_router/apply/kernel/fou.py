@@ -97,7 +97,7 @@ class FouTarget(NetlinkTarget):
 
     def _number(self) -> int:
         try:
-            return dict(map(codec.parse_family, self._socket.dump(codec.dump_families()))).get(codec.NAME, 0)
+            return self._socket.loaded_family(codec.NAME)
         except OSError as fault:
             raise Busy(f"cannot list netlink families: {fault}") from fault
 

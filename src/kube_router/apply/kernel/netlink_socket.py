@@ -27,8 +27,9 @@ from kube_router.codec.netlink import (
     Reply,
     errno_of,
     error_text,
-    family_id,
+    families_request,
     family_request,
+    parse_family,
     replies,
 )
 from kube_router.kit.errors import Busy, Rejected, Stale
@@ -113,9 +114,13 @@ class NetlinkSocket:
     def generic_family(self, name: str) -> int:
         """Number of a generic netlink family; 0 when this kernel does not have it (yet)."""
         try:
-            return family_id(self.ask(family_request(name)))
+            return parse_family(self.ask(family_request(name)))[1]
         except FileNotFoundError:
             return 0
+
+    def loaded_family(self, name: str) -> int:
+        """The same without loading it: 0 for one that nobody has used yet. OSError when refused."""
+        return dict(map(parse_family, self.dump(families_request()))).get(name, 0)
 
     def _window(self, messages: Sequence[Message], start: int, end: int) -> Iterator[tuple[int, Fault]]:
         first = self._sequence + 1
