@@ -23,6 +23,7 @@ from kube_router.model.state.bgp import (
     SpeakerKey,
 )
 from kube_router.model.state.cluster import AnnotationKey
+from kube_router.model.state.direct import DeliveryKey, MarkRuleKey, PodPortKey, PodTunnelKey, PodVipKey
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, RuleKey, SysctlKey
 from kube_router.model.state.listeners import HealthPortKey
@@ -54,8 +55,13 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(SysctlKey, "put", "the first packet through a new link, rule or service already needs them"),
     Row(SetKey, "put", "members and rules name sets that must exist"),
     Row(VirtualServerKey, "put", "the kernel refuses a destination without its service (ESRCH)"),
+    Row(PodTunnelKey, "put", "a pod gets packets of a Service once it can take them in"),
+    Row(PodVipKey, "put", "on the tunnel"),
+    Row(PodPortKey, "put", "before the first packet, whose connection would keep the port that it came with"),
     Row(DestinationKey, "put", "new destinations before old ones go, so that a service is never without one"),
-    Row(SetMember, "put", "a member lets packets in: what serves or judges them by now stands"),
+    Row(DeliveryKey, "put", "what looks into the table next is delivered"),
+    Row(MarkRuleKey, "put", "before the first packet bears the mark: it would be sent on instead"),
+    Row(SetMember, "put", "a member lets packets in, or marks them: what serves or judges them by now stands"),
     Row(SetMember, "delete", "what no policy judges any more stays out of chains that forget it next", GATES),
     Row(ChainKey, "put", "rules after the sets that they name, and after the members that they judge"),
     Row(JumpKey, "put", "packets enter a chain once it is complete"),
@@ -93,7 +99,12 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(JumpKey, "delete", "a chain in use cannot go"),
     Row(ChainKey, "delete", "after the jump; before the sets that it names"),
     Row(SetMember, "delete", "after the address: until then its packets must be admitted"),
+    Row(MarkRuleKey, "delete", "no packet is marked any more"),
+    Row(DeliveryKey, "delete", "once no packet looks into its table"),
     Row(DestinationKey, "delete", "once new ones serve; of a service that goes, once nothing draws packets to it"),
+    Row(PodPortKey, "delete", "once nothing is sent to the pod any more"),
+    Row(PodVipKey, "delete", "as the port"),
+    Row(PodTunnelKey, "delete", "takes addresses along, so these were asked about first"),
     Row(VirtualServerKey, "delete", "takes its destinations along"),
     Row(SetKey, "delete", "a set that a rule names cannot be destroyed"),
     Row(SysctlKey, "delete", "values that the admin may rely on by now are left; only our interest ends"),

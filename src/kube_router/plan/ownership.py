@@ -9,6 +9,10 @@
 | neighbour, fdb entry | it is permanent, on `kube-vxlan`                                                            |
 | listener (FOU)       | it takes in GUE on the configured port, or on one that a tunnel of ours sends to             |
 | policy rule          | it sends packets of a source, and nothing else about them, into table 77                    |
+| delivery, mark rule  | it is in table 78: a local default route, a rule by mark and nothing else; the original's    |
+|                      | rule of priority 32765 that sends every packet to its table 79                              |
+| tunnel in a pod      | its name is `kube-tunnel-if` or `kube-tunnel-v6`, in a network namespace other than ours;    |
+|                      | all addresses on it; port translation: the nftables table `kube-router` in there            |
 | sysctl, file         | never: others share them; we only say which values or parts we want                         |
 | set                  | its name is one of ours, or has a prefix of ours (IPv6 twins carry "inet6:" before it)       |
 | chain                | its name is one of ours, or has a prefix of ours                                            |
@@ -41,6 +45,7 @@ from kube_router.model.state.bgp import (
     SpeakerKey,
 )
 from kube_router.model.state.cluster import AnnotationKey
+from kube_router.model.state.direct import DeliveryKey, MarkRuleKey, PodPortKey, PodTunnelKey, PodVipKey
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, RuleKey, SysctlKey
 from kube_router.model.state.listeners import HealthPortKey
@@ -65,6 +70,13 @@ SETS: Final = {
     names.LOCAL_IPS: PROXY,
     names.SERVICE_IPS: PROXY,
     names.IPVS_SERVICES: PROXY,
+    names.SERVICE_MARKS: PROXY,
+    names.CLUSTER_MARKS: PROXY,
+    names.CLUSTER_PODS: PROXY,
+    names.OWN_PODS: PROXY,
+    names.HAIRPIN_PAIRS: PROXY,
+    names.GUARDED: PROXY,
+    names.ALLOWED: PROXY,
     names.LATER_SERVICE_IPS: PROXY,
     names.LATER_IPVS_SERVICES: PROXY,
     names.LOCAL_PODS: NETPOL,
@@ -77,6 +89,11 @@ CHAINS: Final = {
     names.SERVICES_CHAIN: PROXY,
     names.MASQUERADE_CHAIN: PROXY,
     names.HAIRPIN_CHAIN: PROXY,
+    names.CLAMP_CHAIN: PROXY,
+    names.SELF_CHAIN: PROXY,
+    names.MARKS_CHAIN: PROXY,
+    names.CLUSTER_MARKS_CHAIN: PROXY,
+    names.SOURCES_CHAIN: PROXY,
     names.INPUT_CHAIN: NETPOL,
     names.FORWARD_CHAIN: NETPOL,
     names.OUTPUT_CHAIN: NETPOL,
@@ -89,6 +106,11 @@ _BY_KIND: Final[dict[type[Key], str]] = {
     AnnotationKey: DATAPATH,
     VirtualServerKey: PROXY,
     DestinationKey: PROXY,
+    DeliveryKey: PROXY,
+    MarkRuleKey: PROXY,
+    PodTunnelKey: PROXY,
+    PodVipKey: PROXY,
+    PodPortKey: PROXY,
     HealthPortKey: PROXY,
     RouteKey: FIB,
     FouKey: FIB,
