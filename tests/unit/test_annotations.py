@@ -166,6 +166,28 @@ def test_a_service_is_local_when_it_says_exactly_true() -> None:
         of.is_local(texts(service_local="True"))
 
 
+@pytest.mark.parametrize(("text", "wanted"), [("rr", "rr"), (" mh ", "mh"), ("lc", "lc"), ("dh", "dh"), ("sh", "sh")])
+def test_schedulers_are_those_of_the_original(text: str, wanted: str) -> None:
+    assert of.scheduler(texts(service_scheduler=text)) == wanted
+    assert of.scheduler({}) == "rr"
+
+
+@pytest.mark.parametrize("text", ["", "wlc", "RR"])
+def test_other_schedulers_are_refused(text: str) -> None:
+    with pytest.raises(Wrong):
+        of.scheduler(texts(service_scheduler=text))
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("", 0), ("flag-1", 0x8), ("flag-2, flag-1", 0x18), ("flag-3", 0x20)])
+def test_flags_of_schedulers_are_bits_of_the_kernel(text: str, wanted: int) -> None:
+    assert of.scheduler_flags(texts(service_schedflags=text)) == wanted
+
+
+def test_one_unknown_flag_makes_them_all_wrong() -> None:
+    with pytest.raises(Wrong):
+        of.scheduler_flags(texts(service_schedflags="flag-1,flag-4"))
+
+
 # -- peers ------------------------------------------------------------------------------------------------------------
 
 YAML = f"""

@@ -18,9 +18,8 @@ from kube_router.model.objects import (
     EndpointPort,
     EndpointSlice,
     Ingress,
-    Kind,
     Name,
-    Ref,
+    Rejected,
     Service,
     ServicePort,
 )
@@ -212,26 +211,31 @@ def test_affinity_is_persistence_with_a_mask_of_one_client():
     assert values == {4: VirtualServer("rr", 1, 600, 32), 6: VirtualServer("rr", 1, 600, 128)}
 
 
-@pytest.mark.parametrize(
-    ("annotation", "scheduler", "told"), [("lc", "lc", False), ("rr", "rr", False), ("mh", "rr", True), ("x", "rr", True)]
-)
-def test_scheduler_annotation(annotation, scheduler, told):
-    desired = want(service(annotations={"kube-router.io/service.scheduler": annotation}))
-    assert desired.state[VirtualServerKey("10.233.0.3", 17, 53, family=4)] == VirtualServer(scheduler)
-    assert [note.reason for note in desired.notes] == (["NotServedYet"] if told else [])
+FLAGS = "kube-router.io/service.schedflags"
+SCHEDULER = "kube-router.io/service.scheduler"
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("annotations", "affinity", "value", "told"),
     [
-        {"annotations": {"kube-router.io/service.dsr": "tunnel"}},
-        {"annotations": {"kube-router.io/service.hairpin": ""}},
+        ({}, 0, VirtualServer("rr"), []),
+        *(({SCHEDULER: name}, 0, VirtualServer(name), []) for name in ("rr", "lc", "dh", "sh", "mh")),
+        ({SCHEDULER: "mh", FLAGS: "flag-1, flag-2"}, 0, VirtualServer("mh", 0x18), []),
+        ({SCHEDULER: "mh", FLAGS: "flag-3,flag-1"}, 60, VirtualServer("mh", 0x29, 60), []),
+        ({SCHEDULER: "sh", FLAGS: "flag-1"}, 0, VirtualServer("sh"), ["SchedulerFlagsIgnored"]),
+        ({FLAGS: "flag-1"}, 0, VirtualServer("rr"), ["SchedulerFlagsIgnored"]),
     ],
 )
-def test_what_comes_later_is_said_and_breaks_nothing(fields):
-    desired = want(service(**fields), piece(ready("10.1.0.1")))
-    assert desired.state == want(service(), piece(ready("10.1.0.1"))).state
-    assert [(note.about, note.reason) for note in desired.notes] == [(Ref(Kind.SERVICE, DNS), "NotServedYet")]
+def test_schedulers_and_their_flags(annotations, affinity, value, told):
+    desired = want(service(annotations=annotations, affinity_timeout=affinity))
+    assert desired.state[VirtualServerKey("10.233.0.3", 17, 53, family=4)] == value
+    assert [note.reason for note in desired.notes] == told
+
+
+def test_what_was_refused_of_the_proxys_annotations_is_told():
+    refused = Rejected(SCHEDULER, "wlc", "not a scheduler that is offered", "write one of rr", held=False)
+    others = Rejected("kube-router.io/service.advertise.clusterip", "x", "neither true nor false", "write true", held=False)
+    assert [note.reason for note in want(service(rejected=(refused, others))).notes] == ["BadAnnotation"]
 
 
 def test_load_balancers_that_stay_outside_are_no_business_of_ours():

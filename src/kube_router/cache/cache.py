@@ -6,10 +6,11 @@ computes from the view without giving way, which is what freezes the view for a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from kube_router.cache.store import Store
+from kube_router.kit.net import family_of
 from kube_router.model.objects import (
     BestPath,
     CniFile,
@@ -44,15 +45,20 @@ Changes = Mapping[Ref, Object | None]
 
 class View:
     """What controllers read. Stores by kind; indexes: pods by "ip", "node" and "namespace", slices by "service",
-    policies by "namespace", nodes by "address" (published ones, too), Services by "claim" (model.objects.Claim) and "address",
-    links by "address" (without length), paths by "hop"."""
+    policies by "namespace", nodes by "address" (published ones, too) and "range" (pod CIDRs, and their family and length), Services by
+    "claim" (model.objects.Claim), "address" and "outside" (True: external or load-balancer IPs), links by "address" (without
+    length), paths by "hop"."""
 
     def __init__(self) -> None:
-        self.nodes: Store[Node] = Store(address=lambda node: (*node.addresses, *node.datapath))
+        self.nodes: Store[Node] = Store(address=lambda node: (*node.addresses, *node.datapath), range=_ranges)
         self.pods: Store[Pod] = Store(
             ip=lambda pod: pod.ips, node=lambda pod: (pod.node_name,), namespace=lambda pod: (pod.name.namespace,)
         )
-        self.services: Store[Service] = Store(claim=lambda service: service.claims(), address=lambda service: service.addresses())
+        self.services: Store[Service] = Store(
+            claim=lambda service: service.claims(),
+            address=lambda service: service.addresses(),
+            outside=lambda service: (True,) if service.external_ips or service.ingress else (),
+        )
         self.slices: Store[EndpointSlice] = Store(service=lambda piece: (piece.service,))
         self.policies: Store[NetworkPolicy] = Store(namespace=lambda policy: (policy.name.namespace,))
         self.namespaces: Store[Namespace] = Store()
@@ -74,6 +80,12 @@ class View:
     def store(self, kind: Kind) -> Store[Any]:
         """The store of a kind."""
         return self._stores[kind]
+
+
+def _ranges(node: Node) -> Iterator[Hashable]:
+    for cidr in node.pod_cidrs:
+        yield cidr
+        yield family_of(cidr), int(cidr.rpartition("/")[2])
 
 
 class Feed:

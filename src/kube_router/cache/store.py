@@ -40,6 +40,10 @@ class Store(Mapping[Name, T], Generic[T]):
         """The same in no order, for callers whose answer does not depend on one: sorting is most of what `by` costs."""
         return (self._objects[name] for name in self._indexes[index].get(word, ()))
 
+    def has(self, index: str, word: Hashable) -> bool:
+        """Whether any object bears the word in the index."""
+        return word in self._indexes[index]
+
     def put(self, name: Name, value: T) -> T | None:
         """Store; returns what was there before."""
         before = self._objects.get(name)

@@ -47,6 +47,8 @@ SERVICE_ITEMS: Final = (
     Item("advertise external IPs", (of.ADVERTISE + "externalip",), lambda texts: of.advertises(texts, "externalip")),
     Item("advertise load-balancer IPs", (of.ADVERTISE + "loadbalancerip",), lambda texts: of.advertises(texts, "loadbalancerip")),
     Item("local", (of.SERVICE_LOCAL,), of.is_local),
+    Item("scheduler", (of.SCHEDULER,), of.scheduler),
+    Item("scheduler flags", (of.SCHEDULER_FLAGS,), of.scheduler_flags),
 )
 _ITEMS: Final[dict[Kind, tuple[Item, ...]]] = {Kind.NODE: NODE_ITEMS, Kind.SERVICE: SERVICE_ITEMS}
 _KNOWN: Final = {kind: frozenset(name for item in rows for name in item.annotations) for kind, rows in _ITEMS.items()}

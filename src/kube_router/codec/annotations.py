@@ -31,13 +31,22 @@ POD_CIDRS: Final = PREFIX + "pod-cidrs"
 POD_CIDR: Final = PREFIX + "pod-cidr"
 SERVICE_LOCAL: Final = PREFIX + "service.local"
 SKIP_LOAD_BALANCER: Final = PREFIX + "service.skiplbips"
+SCHEDULER: Final = PREFIX + "service.scheduler"
+SCHEDULER_FLAGS: Final = PREFIX + "service.schedflags"
 ADVERTISE: Final = PREFIX + "service.advertise."
 OF_PEERS: Final = (NODE_ASN, REFLECTOR_SERVER, REFLECTOR_CLIENT)  # what a node reads of others to know which sessions to have
+OF_PROXY: Final = frozenset({SERVICE_LOCAL, SCHEDULER, SCHEDULER_FLAGS})  # of which the proxy tells, where it runs
 
 Annotations = Mapping[str, str]
 Role = Literal["server", "client"]
+Scheduler = Literal["rr", "lc", "dh", "sh", "mh"]
 VipKind = Literal["clusterip", "externalip", "loadbalancerip"]
 T = TypeVar("T")
+
+DEFAULT_SCHEDULER: Final[Scheduler] = "rr"
+SCHEDULERS: Final[dict[str, Scheduler]] = {"rr": "rr", "lc": "lc", "dh": "dh", "sh": "sh", "mh": "mh"}
+# IP_VS_SVC_F_SCHED1 and the two after it (linux/ip_vs.h); for mh: fallback, port, and none.
+FLAG_BITS: Final = {"flag-1": 0x8, "flag-2": 0x10, "flag-3": 0x20}
 
 _LONGEST_SHOWN: Final = 120
 _AS_TRANS: Final = 23456  # RFC 6793
@@ -174,8 +183,27 @@ def is_local(annotations: Annotations) -> bool:
 
 
 def skips_load_balancer(annotations: Annotations) -> bool:
-    """Whether load-balancer addresses are never announced: by presence, whatever the value."""
+    """Whether load-balancer addresses are neither served nor announced: by presence, whatever the value."""
     return SKIP_LOAD_BALANCER in annotations
+
+
+def scheduler(annotations: Annotations) -> Scheduler:
+    """How IPVS chooses a backend."""
+    text = annotations.get(SCHEDULER, DEFAULT_SCHEDULER)
+    found = SCHEDULERS.get(text.strip())
+    if found is None:
+        raise Wrong(SCHEDULER, text, "not a scheduler that is offered", f"write one of {', '.join(SCHEDULERS)}")
+    return found
+
+
+def scheduler_flags(annotations: Annotations) -> int:
+    """Bits of the scheduler's flags, as IPVS has them in the flags of a service."""
+    bits = 0
+    for item in items(annotations, SCHEDULER_FLAGS):
+        if item not in FLAG_BITS:
+            raise Wrong(SCHEDULER_FLAGS, item, "not a flag", f"write some of {', '.join(FLAG_BITS)}, comma separated")
+        bits |= FLAG_BITS[item]
+    return bits
 
 
 # -- words ------------------------------------------------------------------------------------------------------------

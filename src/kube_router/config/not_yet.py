@@ -30,7 +30,6 @@ NOT_YET: Final[tuple[NotYet, ...]] = (
     NotYet("hairpin-mode", lambda o: o.hairpin_mode, "hairpin traffic"),
     NotYet("ipvs-graceful-termination", lambda o: o.ipvs_graceful_termination, "draining of removed endpoints"),
     NotYet("netpol-default-deny", lambda o: o.netpol_default_deny, "denying pods whose policies are not in place"),
-    NotYet("nodeport-bindon-all-ip", lambda o: o.nodeport_bindon_all_ip, "node ports on every address"),
     NotYet("run-loadbalancer", lambda o: o.run_loadbalancer, "the load-balancer allocator"),
     NotYet("runtime-endpoint", lambda o: bool(o.runtime_endpoint), "direct server return"),
     NotYet("service-tcp-timeout", lambda o: o.service_tcp_timeout > 0, "setting IPVS timeouts"),

@@ -9,6 +9,7 @@ from kube_router.cache.cache import Changes, View
 from kube_router.config.options import Options
 from kube_router.desired import NOTHING, Desired
 from kube_router.desired.external_ips import ranges
+from kube_router.desired.proxy import obstacles
 from kube_router.desired.proxy.context import Context
 from kube_router.desired.proxy.node import node
 from kube_router.desired.proxy.service import virtual_servers
@@ -56,6 +57,8 @@ class ProxyController:
         if self._around is None or any(self._is_ours(ref) for ref in changes):
             yield from self._look_around(view)
         assert self._around is not None
+        nodes = [(ref, before) for ref, before in changes.items() if ref.kind is Kind.NODE]
+        yield from obstacles.concerned(((before, view.nodes.get(ref.name)) for ref, before in nodes), view)
         for ref, before in changes.items():
             if ref.kind is Kind.SERVICE:
                 yield ref
@@ -72,7 +75,8 @@ class ProxyController:
         service = view.services.get(item.name)
         if service is None:
             return NOTHING
-        context = Context(self._around, self._options, self._allowed, partial(view.services.each, "claim"), lambda _address: "")
+        obstacle = partial(obstacles.obstacle, own=self._own.name, view=view)
+        context = Context(self._around, self._options, self._allowed, partial(view.services.each, "claim"), obstacle)
         return virtual_servers(service, view.slices.by("service", item.name), context)
 
     def _is_ours(self, ref: Ref) -> bool:

@@ -7,37 +7,31 @@ it. Two Services that claim the same address, protocol and port: the older one h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
+from kube_router.codec import annotations as said
 from kube_router.codec.sets import port_entry
 from kube_router.desired import NOTHING, Desired, Note
 from kube_router.desired.annotations import rejections
 from kube_router.desired.proxy.context import Context
-from kube_router.desired.proxy.endpoints import Choice, backends, choose
-from kube_router.desired.proxy.frontends import Binding, Frontend, frontends, number
-from kube_router.kit.net import FAMILIES, Family, host_prefix
+from kube_router.desired.proxy.endpoints import Choice, backends, choose, is_here
+from kube_router.desired.proxy.frontends import Binding, Frontend, frontends, number, policies
+from kube_router.kit.net import FAMILIES, Family, family_of, host_prefix
 from kube_router.model import names
 from kube_router.model.objects import Claim, EndpointSlice, Kind, Ref, Service
 from kube_router.model.state import Key, Value
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer
 from kube_router.model.state.links import Address, AddressKey
+from kube_router.model.state.listeners import HealthPort, HealthPortKey
 from kube_router.model.state.netfilter import Member, SetMember
 
 PROXY_NAME: Final = "kube-router"
 PROXY_NAME_LABEL: Final = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL: Final = "service.kubernetes.io/headless"
-SCHEDULER: Final = "kube-router.io/service.scheduler"
-
 PERSISTENT: Final = 0x1  # IP_VS_SVC_F_PERSISTENT
-SCHEDULERS: Final = frozenset({"rr", "lc"})
 
-# Annotations that ask for what is not there yet.
-_MISSING: Final = {
-    "kube-router.io/service.dsr": "direct server return",
-    "kube-router.io/service.hairpin": "hairpin traffic",
-}
 _HOST_BITS: Final[dict[Family, int]] = {4: 32, 6: 128}
 _PORT_SETS: Final = {family: names.set_name(names.IPVS_SERVICES, family) for family in FAMILIES}
 _VIP_SETS: Final = {family: names.set_name(names.SERVICE_IPS, family) for family in FAMILIES}
@@ -61,6 +55,7 @@ def virtual_servers(service: Service, slices: Sequence[EndpointSlice], context: 
         return NOTHING
     state: dict[Key, Value] = {}
     notes = _first_notes(service)
+    scheduler, flags = _scheduling(service)
     groups = backends(slices)
     fronts = frontends(service, context, notes)
     for port in service.ports:
@@ -73,8 +68,12 @@ def virtual_servers(service: Service, slices: Sequence[EndpointSlice], context: 
             if front.family not in choices:
                 choices[front.family] = choose(group, front.family, context.around)
             choice = choices[front.family]
-            value = _virtual_server(service.annotations.get(SCHEDULER, "rr"), service.affinity_timeout, front.family)
-            _bind(state, Binding(service, front, port.protocol, at, value, choice.everyone, choice.here), context)
+            value = _virtual_server(scheduler, flags, service.affinity_timeout, front.family)
+            binding = Binding(service, front, port.protocol, at, value, choice.everyone, choice.here)
+            _bind(state, binding, context)
+            notes += _how(binding, choice, context.around.name)
+    if service.health_check_node_port:
+        state |= _health(service, slices, context)
     return Desired(state, tuple(dict.fromkeys(notes)), seniority(service))
 
 
@@ -95,12 +94,35 @@ def _bind(state: dict[Key, Value], binding: Binding, context: Context) -> None:
         state[AddressKey(names.DUMMY, host_prefix(front.address))] = _address(context.around.sources[front.family])
 
 
+def _health(service: Service, slices: Sequence[EndpointSlice], context: Context) -> dict[Key, Value]:
+    """What load balancers are told of this node: how many ready endpoints the Service has here, counted in its first family."""
+    if service.type != "LoadBalancer" or policies(service)[1] != "Local":
+        return {}
+    family = family_of(service.cluster_ips[0])
+    here = {
+        endpoint.addresses[0]
+        for piece in slices
+        for endpoint in piece.endpoints
+        if endpoint.ready and family_of(endpoint.addresses[0]) == family and is_here(endpoint, context.around)
+    }
+    name = service.name
+    return {HealthPortKey(service.health_check_node_port): HealthPort(name.namespace, name.name, len(here))}
+
+
+def _scheduling(service: Service) -> tuple[str, int]:
+    """Scheduler and its flags; these are for Maglev hashing only, as the original has it."""
+    if not service.annotations:
+        return said.DEFAULT_SCHEDULER, 0
+    scheduler = said.scheduler(service.annotations)
+    return scheduler, said.scheduler_flags(service.annotations) if scheduler == "mh" else 0
+
+
 # Many Services want equal values: one of each is enough.
 @lru_cache(maxsize=256)
-def _virtual_server(scheduler: str, affinity_timeout: int, family: Family) -> VirtualServer:
+def _virtual_server(scheduler: str, flags: int, affinity_timeout: int, family: Family) -> VirtualServer:
     return VirtualServer(
-        scheduler=scheduler if scheduler in SCHEDULERS else "rr",
-        flags=PERSISTENT if affinity_timeout else 0,
+        scheduler=scheduler,
+        flags=flags | (PERSISTENT if affinity_timeout else 0),
         timeout=affinity_timeout,
         prefix=_HOST_BITS[family],
     )
@@ -153,15 +175,19 @@ def _serves(service: Service, address: str, protocol: str, port: int, context: C
 
 def _first_notes(service: Service) -> list[Note]:
     about = Ref(Kind.SERVICE, service.name)
-    notes = list(rejections(about, service.rejected))
-    if not service.annotations:
-        return notes
-    for annotation, what in _MISSING.items():
-        if annotation in service.annotations:
-            notes.append(Note(about, "NotServedYet", f"annotation {annotation} asks for {what}, which this version does not do yet"))
-    scheduler = service.annotations.get(SCHEDULER, "rr")
-    if scheduler not in SCHEDULERS:
-        known = ", ".join(sorted(SCHEDULERS))
-        words = f"annotation {SCHEDULER} is {scheduler!r}, of which this version knows {known}; rr is used"
-        notes.append(Note(about, "NotServedYet", words))
+    notes = list(rejections(about, (one for one in service.rejected if one.annotation in said.OF_PROXY)))
+    if said.SCHEDULER_FLAGS in service.annotations and said.scheduler(service.annotations) != "mh":
+        words = f"annotation {said.SCHEDULER_FLAGS} counts only with {said.SCHEDULER}=mh; set that, or leave the flags out"
+        notes.append(Note(about, "SchedulerFlagsIgnored", words))
     return notes
+
+
+def _how(binding: Binding, choice: Choice, node: str) -> Iterator[Note]:
+    """How backends were chosen, where that may surprise somebody who wonders where packets go."""
+    about = Ref(Kind.SERVICE, binding.service.name)
+    if choice.ignored:
+        yield Note(about, "HintsIgnored", f"all ready endpoints are used, hints or not: {choice.ignored}", quiet=True)
+    if binding.frontend.policy == "Local" and choice.everyone and not choice.here:
+        who = "clients on this node are" if binding.frontend.kind == "cluster" else "clients from outside the cluster are"
+        where = f"{binding.frontend.address} port {binding.port}/{binding.protocol}"
+        yield Note(about, "NoLocalEndpoint", f"policy Local, and node {node} has no endpoint: {who} refused at {where}", quiet=True)

@@ -105,7 +105,8 @@ def vips(
 ) -> Desired:
     """Everything that one Service has announced from here. `is_node`: whether an address is a node's."""
     about = Ref(Kind.SERVICE, service.name)
-    rejected = rejections(about, service.rejected)
+    told_elsewhere = said.OF_PROXY if options.run_service_proxy else frozenset()
+    rejected = rejections(about, (one for one in service.rejected if one.annotation not in told_elsewhere))
     if around is None or not service.cluster_ips or service.type == "ExternalName" or around.drain == "excluded":
         return Desired(notes=rejected)
     state: dict[Key, Value] = {}

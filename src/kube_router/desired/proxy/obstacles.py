@@ -1,0 +1,67 @@
+"""Addresses that a Service must not have here, because somebody else does: another node, a pod, a gateway.
+
+Made local, such an address would cut this node off from its owner. Strict validation (desired/external_ips.py) is about what
+people may write; this holds whatever the flags say. Addresses of this node itself are no obstacle: Services share them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from kube_router.cache.cache import View
+from kube_router.kit.net import Family, contains, family_of
+from kube_router.model.objects import Kind, Node, Object, Ref, Service
+
+_BITS: Final[dict[Family, int]] = {4: 32, 6: 128}
+_ADVICE: Final = "choose an address that nobody has"
+
+
+def obstacle(address: str, own: str, view: View) -> str:
+    """Whose the address is, and what would be right; "" when it is nobody's. `own`: name of this node."""
+    others = [node.name.name for node in view.nodes.each("address", address) if node.name.name != own]
+    if others:
+        return f"it is an address of node {min(others)}, whose own traffic would be drawn away; {_ADVICE}"
+    for cidr in _ranges_around(address, view):
+        owner = min(node.name.name for node in view.nodes.each("range", cidr))
+        return f"it lies in {cidr}, the pods of node {owner}; {_ADVICE}"
+    return ""
+
+
+def concerned(nodes: Iterable[tuple[Object | None, Object | None]], view: View) -> Iterator[Ref]:
+    """Services for whose addresses these nodes, each as it was and as it is, may have become or ceased to be an obstacle."""
+    addresses: set[str] = set()
+    ranges: set[str] = set()
+    for before, now in nodes:
+        addresses |= _addresses(before) ^ _addresses(now)
+        ranges |= _pod_ranges(before) ^ _pod_ranges(now)
+    for address in addresses:
+        for service in view.services.each("address", address):
+            yield Ref(Kind.SERVICE, service.name)
+    if ranges:
+        for service in view.services.each("outside", True):
+            if any(contains(cidr, address) for address in _brought(service) for cidr in ranges):
+                yield Ref(Kind.SERVICE, service.name)
+
+
+def _addresses(node: Object | None) -> set[str]:
+    return {*node.addresses, *node.datapath} if isinstance(node, Node) else set()
+
+
+def _pod_ranges(node: Object | None) -> set[str]:
+    return set(node.pod_cidrs) if isinstance(node, Node) else set()
+
+
+def _brought(service: Service) -> tuple[str, ...]:
+    return (*service.external_ips, *(entry.address for entry in service.ingress))
+
+
+def _ranges_around(address: str, view: View) -> Iterator[str]:
+    """Pod ranges that hold an address. Costs a look-up per length that some range has, however many nodes there are."""
+    family = family_of(address)
+    for length in range(_BITS[family] + 1):
+        if view.nodes.has("range", (family, length)):
+            cidr = str(ipaddress.ip_network((address, length), strict=False))
+            if view.nodes.has("range", cidr):
+                yield cidr
