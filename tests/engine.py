@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from kube_router.cache.cache import Cache
-from kube_router.control.controller import Controller
+from kube_router.control.controller import Controller, Keeper
 from kube_router.control.cycle import Cycle, Outcome
 from kube_router.desired import Note
 from kube_router.kit.errors import TargetError
@@ -77,8 +77,10 @@ class Node:
         *,
         fail_at: frozenset[int] = frozenset(),
         objects: Iterable[Object] = (),
+        keeper: Callable[[Cache, World], Keeper] | None = None,
     ) -> None:
         self._make = make
+        self._keeper = keeper
         self.world = world or World()
         self.world.fail_at = fail_at
         self.cache = Cache()
@@ -99,6 +101,7 @@ class Node:
             targets=self.targets,
             report=self.report,
             call=inline,
+            keeper=self._keeper(self.cache, self.world) if self._keeper else None,
         )
 
     def restart(self) -> None:

@@ -88,3 +88,14 @@ def test_kinds_of_others_are_none_of_its_business():
     schedule = fresh()
     schedule.suspect([AddressKey])
     assert schedule.due() == 100.0
+
+
+def test_a_pass_may_ask_for_the_next_one_and_only_for_that():
+    schedule = fresh()
+    schedule.poke()
+    schedule.start(1.0)
+    schedule.end(2.0, good=True, again=5.0)
+    assert schedule.due() == 7.0
+    schedule.start(7.0)
+    schedule.end(7.0, good=True)
+    assert schedule.due() == 100.0

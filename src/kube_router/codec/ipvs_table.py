@@ -8,7 +8,7 @@ it has to ask by netlink what it does not find here: the text is made in pieces,
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -18,6 +18,7 @@ from kube_router.model.state import State
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServerKey
 
 _ARROW: Final = "  -> "
+_MARKED: Final = "FWM"
 _FORWARD: Final = {"Masq": 0, "Tunnel": 2}  # IP_VS_CONN_F_MASQ, IP_VS_CONN_F_TUNNEL
 
 # Lines of destinations by what stands before the scheduler in the line of their service.
@@ -25,33 +26,52 @@ Table = Mapping[str, Sequence[str]]
 
 
 def parse(text: str) -> Table:
-    """The text cut into services; of one that is printed twice, the last counts."""
+    """The text cut into services; of one that is printed twice, the last counts. By mark there may be one of each family, which look
+    alike: they have their lines together."""
     table: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in text.splitlines():
         if line.startswith(_ARROW):
             lines.append(line)
         else:
-            lines = table[" ".join(line.split(None, 2)[:2])] = []
+            kind, place = line.split(None, 2)[:2]
+            head = f"{kind} {place}"
+            lines = table.setdefault(head, []) if kind == _MARKED else []
+            table[head] = lines
     return table
 
 
 def destinations(table: Table, server: VirtualServerKey) -> State | None:
-    """Destinations of a service; None when the table does not know the service, or not all about it."""
-    lines = table.get(_head(server)) if server.protocol in PROTOCOLS else None
-    if lines is None:
-        return None
+    """Destinations of a service, in the kernel's order; None when the table does not know the service, or not all about it."""
     found: State = {}
-    for line in lines:
-        where, forward, weight, *_ = line[len(_ARROW) :].split()
-        address, _, port = where.rpartition(":")
-        if forward not in _FORWARD:
+    for key, fields in _rows(table, server):
+        if fields[0] not in _FORWARD:
             return None
-        found[DestinationKey(server, _address(address), int(port, 16))] = _destination(int(weight), _FORWARD[forward])
-    return found
+        found[key] = _destination(int(fields[1]), _FORWARD[fields[0]])
+    return found if _lines(table, server) is not None else None
+
+
+def connections(table: Table, server: VirtualServerKey) -> dict[DestinationKey, int]:
+    """Connections of each destination of a service, those that are ending among them; nothing when the table does not know the service."""
+    return {key: int(fields[2]) + int(fields[3]) for key, fields in _rows(table, server)}
+
+
+def _rows(table: Table, server: VirtualServerKey) -> Iterator[tuple[DestinationKey, list[str]]]:
+    """Each destination with its forwarding method, weight, active and inactive connections."""
+    for line in _lines(table, server) or ():
+        where, *fields = line[len(_ARROW) :].split()
+        if (where[0] == "[") == (server.family == 6):
+            address, _, port = where.rpartition(":")
+            yield DestinationKey(server, _address(address), int(port, 16)), fields
+
+
+def _lines(table: Table, server: VirtualServerKey) -> Sequence[str] | None:
+    return table.get(_head(server)) if server.mark or server.protocol in PROTOCOLS else None
 
 
 def _head(server: VirtualServerKey) -> str:
+    if server.mark:
+        return f"{_MARKED} {server.mark:08X}"
     name = PROTOCOLS[server.protocol].upper()
     if server.family == 6:
         full = socket.inet_pton(socket.AF_INET6, server.address).hex(":", 2)

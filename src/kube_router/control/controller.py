@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from kube_router.cache.cache import Changes, View
 from kube_router.desired import Desired
 from kube_router.model.objects import Kind
 from kube_router.model.state import Change, Key, Value
+from kube_router.plan.ledger import Ledger
+
+Call = Callable[..., Awaitable[Any]]  # calls a function that blocks somewhere where it may
 
 
 class Controller(Protocol):
@@ -52,3 +55,19 @@ class Target(Protocol):
 
         Applying twice changes nothing the second time; deleting the absent succeeds; creating the existing makes it equal.
         """
+
+
+class Keeper(Protocol):
+    """Keeps some of what no item wants any more for a while: it is asked before anything is removed.
+
+    What it keeps it wants by items of its own in the ledger, with a priority behind all others; so who wants a key again simply has it.
+    """
+
+    async def look(self, call: Call) -> None:
+        """Read what its decisions need, at its own pace. Nothing that it cannot read may fail a pass."""
+
+    def keep(self, ledger: Ledger) -> None:
+        """Adjust what its items want. What is held is known by now; what is pending to be removed is not wanted by anybody else."""
+
+    def again(self) -> float | None:
+        """Seconds until it wants to be asked again; None when it keeps nothing."""

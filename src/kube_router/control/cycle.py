@@ -6,6 +6,7 @@ order is plan/order.py's, the writing is the targets'. Its own rules are about f
 - An item whose desired state cannot be computed keeps its last good one, is reported, and is tried again on the next pass.
 - A change that a target refuses stays undone, and so does what the same items want later in the order (an address must not
   draw packets to a service that the kernel refused). Other items go on.
+- What nobody wants any more may be kept for a while by a keeper, which is asked after observing and before writing.
 - A target that fails as a whole ends the pass. What it holds counts as unknown and is observed before the next write.
 - What was acknowledged is committed, never more.
 """
@@ -13,14 +14,14 @@ order is plan/order.py's, the writing is the targets'. Its own rules are about f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from kube_router.cache.cache import Feed, View
-from kube_router.control.controller import Controller, Target
+from kube_router.control.controller import Call, Controller, Keeper, Target
 from kube_router.control.report import Report
 from kube_router.desired import Note
 from kube_router.kit.errors import TargetError
@@ -31,20 +32,21 @@ from kube_router.plan.ledger import Ledger
 from kube_router.plan.order import ordered
 
 T = TypeVar("T")
-Call = Callable[..., Awaitable[Any]]
 
 # Refusals of these say something about the host, not about the items that want them: nothing else waits for them.
 _ALONE: Final = (SysctlKey, FileKey)
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a pass came to. `failure` names the target that failed as a whole and why; empty when none did."""
+    """What a pass came to. `failure` names the target that failed as a whole and why; empty when none did.
+    `again`: seconds until a pass is due even if nothing happens; None when there is no such wish."""
 
     written: int = 0
     refused: int = 0
     faulty: int = 0
     drifted: int = 0
     failure: str = ""
+    again: float | None = None
 
     @property
     def good(self) -> bool:
@@ -64,8 +66,10 @@ class Cycle:
         targets: Sequence[Target],
         report: Report,
         call: Call = asyncio.to_thread,
+        keeper: Keeper | None = None,
     ) -> None:
         self.controller = controller
+        self.keeper = keeper
         self.ledger = Ledger()
         self.feed = feed
         self._view = view
@@ -81,15 +85,16 @@ class Cycle:
         self._refresh()
         try:
             drifted = await self._observe(frozenset(audit))
+            again = await self._keep()
             written, refused = await self._apply()
         except TargetError as failure:
             self._report.failed(self.controller.name, failure)
             return Outcome(faulty=len(self._faulty), failure=f"{type(failure).__name__}: {failure}")
-        return Outcome(written=written, refused=refused, faulty=len(self._faulty), drifted=drifted)
+        return Outcome(written=written, refused=refused, faulty=len(self._faulty), drifted=drifted, again=again)
 
     def notes(self) -> Iterator[Note]:
-        """All that people should know about objects now."""
-        for notes in self._notes.values():
+        """All that people should know about objects now. From any thread."""
+        for notes in list(self._notes.values()):
             yield from notes
 
     # -- wanting ------------------------------------------------------------------------------------------------------
@@ -135,6 +140,13 @@ class Cycle:
 
     def _is_mine(self, key: Key, wanted: Mapping[Key, Value]) -> bool:
         return key in wanted or ownership.owner(key) == self.controller.name
+
+    async def _keep(self) -> float | None:
+        if self.keeper is None:
+            return None
+        await self.keeper.look(self._call)
+        self.keeper.keep(self.ledger)
+        return self.keeper.again()
 
     async def _apply(self) -> tuple[int, int]:
         written = refused = 0

@@ -64,7 +64,7 @@ class Runner:
             began = loop.time()
             outcome = await self.cycle.sync(audit)
             now = loop.time()
-            self.schedule.end(now, good=outcome.good, jitter=random.random())
+            self.schedule.end(now, good=outcome.good, jitter=random.random(), again=outcome.again)
             self._done(outcome, now - began)
 
     async def _sleep(self, seconds: float) -> None:

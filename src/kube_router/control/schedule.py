@@ -3,7 +3,7 @@
 Three gaps: `min_gap` between the end of one pass and the start of the next, so that a burst of events becomes one batch;
 `max_gap` until everything is audited, whether or not anything happened; and after a pass that was not good a retry gap that
 doubles from `retry_first` to `retry_most`. A retry never waits when something new comes in: an event shortens the wait to
-the min gap, so one stuck item does not delay its neighbours.
+the min gap, so one stuck item does not delay its neighbours. A pass may also ask for the next one at a time of its own.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Schedule:
         self._targeted = now - audit_gap
         self._retry_at: float | None = None
         self._retry_gap = retry_first
+        self._again_at: float | None = None
 
     def poke(self) -> None:
         """Something changed: a pass is due as soon as the min gap allows."""
@@ -56,12 +57,14 @@ class Schedule:
             times.append(max(self._targeted + self._audit_gap, self._ended + self._min_gap))
         if self._retry_at is not None:
             times.append(self._retry_at)
+        if self._again_at is not None:
+            times.append(self._again_at)
         return min(times)
 
     def start(self, now: float) -> frozenset[type[Key]]:
         """A pass starts; returns the kinds to audit in it."""
         self._poked = False
-        self._retry_at = None
+        self._retry_at = self._again_at = None
         if now >= self._audited + self._max_gap:
             self._audited = self._targeted = now
             self._suspects.clear()
@@ -72,9 +75,11 @@ class Schedule:
             return suspects
         return frozenset()
 
-    def end(self, now: float, *, good: bool, jitter: float = 0.0) -> None:
-        """A pass ended; `jitter` in 0..1 stretches a retry gap by up to a quarter, so that nodes do not retry in step."""
+    def end(self, now: float, *, good: bool, jitter: float = 0.0, again: float | None = None) -> None:
+        """A pass ended; `jitter` in 0..1 stretches a retry gap by up to a quarter, so that nodes do not retry in step.
+        `again`: seconds until the next pass is due even if nothing happens."""
         self._ended = now
+        self._again_at = None if again is None else now + again
         if good:
             self._retry_gap = self._retry_first
             return

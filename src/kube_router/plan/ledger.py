@@ -152,6 +152,11 @@ class Ledger:
         held, merged = self._held, self._merged
         return [Change(key, held.get(key), merged.get(key)) for key in self._dirty if type(key) not in self._distrusted]
 
+    def released(self) -> list[Key]:
+        """Keys that are held although nobody wants them: what `pending` would delete."""
+        merged, held = self._merged, self._held
+        return [key for key in self._dirty if key not in merged and key in held and type(key) not in self._distrusted]
+
     def commit(self, done: Iterable[Change]) -> None:
         """These changes were acknowledged."""
         for change in done:
