@@ -23,6 +23,7 @@ from kube_router.app.cloud import source_check
 from kube_router.app.controllers import absent, running
 from kube_router.app.inbox import Inbox
 from kube_router.app.metering import meter
+from kube_router.app.outcomes import passed
 from kube_router.app.reporting import Reporting
 from kube_router.app.targets import Targets
 from kube_router.app.watchers import Watchers
@@ -49,13 +50,6 @@ _STOP_TIME: Final = 4.0  # seconds that writes under way get when we stop; a SIG
 _THREADS: Final = 8  # one for each controller's writes, and some for scrapes
 _API_LOOK: Final = 2.0  # seconds between looks at how the watches do
 _TURN: Final = 60.0  # seconds within which every loop must turn: the first pass of a large cluster takes its time
-_PASS_TIMES: Final = {
-    "routing": "controller_routes_sync_time",
-    "speaker": "controller_bgp_internal_peers_sync_time",
-    "fib": "host_routes_sync_time",
-    "proxy": "controller_ipvs_services_sync_time",
-    "netpol": "controller_iptables_sync_time",
-}
 
 
 def run(options: Options) -> int:
@@ -167,18 +161,9 @@ class Daemon:
         return not missing
 
     def _done(self, name: str, outcome: Outcome, seconds: float) -> None:
-        if name in _PASS_TIMES:
-            METRICS.histogram(_PASS_TIMES[name]).observe(seconds)
-        if outcome.failure:
-            self._health.failing(name, outcome.failure)
-            return
-        self._health.synced(name)
-        self._unwritten.discard(name)
-        if outcome.good:
-            self._reporting.good(name)
-            METRICS.gauge("controller_last_success_timestamp_seconds", {"controller": name}).set(time.time())
-        if outcome.written:
-            get_logger(name).step("pass", written=outcome.written, drift=outcome.drifted, milliseconds=round(seconds * 1000, 1))
+        passed(name, outcome, seconds, health=self._health, reporting=self._reporting)
+        if not outcome.failure:
+            self._unwritten.discard(name)
 
     async def _remove_absent(self, controller: Controller) -> None:
         """What a switched-off controller left behind goes; tried until it is gone."""

@@ -27,7 +27,7 @@ def meter(runners: Iterable[Runner]) -> None:
         if controller in of:
             METRICS.at_scrape(metric, _counter(metric, of[controller], kind))
     if ownership.PROXY in of:
-        meter_services(of[ownership.PROXY])
+        meter_services(of[ownership.PROXY].cycle)
 
 
 def _counter(metric: str, runner: Runner, kind: type[Key]) -> Callable[[], list[Sample]]:

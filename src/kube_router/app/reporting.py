@@ -56,8 +56,8 @@ class Reporting:
             self._post(Note(ref, "NotApplied", f"{controller} cannot apply this object, its last good state stays in force: {fault}"))
 
     def failed(self, controller: str, failure: TargetError) -> None:
-        """Log that a pass ended early."""
-        METRICS.counter("controller_sync_errors_total", {"controller": controller}).inc()
+        """Log that a pass ended early, and count it by what was wrong: busy, stale or rejected (kit/errors.py)."""
+        METRICS.counter("controller_sync_errors_total", {"controller": controller, "kind": type(failure).__name__.lower()}).inc()
         if self._is_news(controller, type(failure).__name__, str(failure)):
             _log(controller).warning(f"pass ended early and is tried again: {failure}", kind=type(failure).__name__)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -91,20 +92,24 @@ def parse_service(reply: Reply) -> tuple[VirtualServerKey, VirtualServer]:
     """One service of a dump. ValueError when it lacks what every service has."""
     try:
         found = attributes(attributes(reply.payload[4:])[_SERVICE])
-        family = _FAMILY[_u16(found[1])]
-        if 5 in found:
-            key = VirtualServerKey("", 0, 0, mark=_u32(found[5]), family=family)
-        else:
-            key = VirtualServerKey(_address(found[3], family), _u16(found[2]), int.from_bytes(found[4], "big"), family=family)
+        key = service_key(found)
         value = VirtualServer(
             scheduler=bytes(found[6]).rstrip(b"\0").decode(),
             flags=_u32(found[7][:4]) & ~HASHED,  # a mask follows
             timeout=_u32(found[8]),
-            prefix=_prefix(_u32(found[9]), family),
+            prefix=_prefix(_u32(found[9]), 6 if key.family == 6 else 4),
         )
     except (KeyError, struct.error) as fault:
         raise ValueError(f"IPVS service without attribute {fault}") from fault
     return key, value
+
+
+def service_key(found: Mapping[int, memoryview]) -> VirtualServerKey:
+    """Identity of a service by its attributes. KeyError when it lacks one."""
+    family = _FAMILY[_u16(found[1])]
+    if 5 in found:
+        return VirtualServerKey("", 0, 0, mark=_u32(found[5]), family=family)
+    return VirtualServerKey(_address(found[3], family), _u16(found[2]), int.from_bytes(found[4], "big"), family=family)
 
 
 def parse_destination(reply: Reply, server: VirtualServerKey) -> tuple[DestinationKey, Destination]:

@@ -82,7 +82,7 @@ THE_ORIGINALS: Final = (
 )
 
 OURS: Final = (
-    Metric("controller_sync_errors_total", "counter", "core", "Passes that ended in an error.", ("controller",)),
+    Metric("controller_sync_errors_total", "counter", "core", "Passes that ended in an error, by its kind.", ("controller", "kind")),
     Metric("controller_last_success_timestamp_seconds", "gauge", "core", "When a pass last ended well, in Unix time.", ("controller",)),
     Metric("drift_repaired_total", "counter", "core", "State that others had changed and an audit put right.", ("kind",)),
     Metric("kernel_writes_total", "counter", "core", "Changes written, by where to.", ("target",)),
@@ -92,6 +92,8 @@ OURS: Final = (
     Metric("watch_relists_total", "counter", "core", "Complete lists fetched from the API server.", ("kind",)),
     Metric("kubernetes_events_total", "counter", "core", "Events reported to the API server.", ("reason",)),
     Metric("overlay_peer_unreachable", "gauge", "router", "Whether a node behind a tunnel does not answer.", ("address",), at_scrape=True),
+    Metric("draining_destinations", "gauge", "proxy", "Backends that get no new connections and end their old ones.", at_scrape=True),
+    Metric("refused_vips", "gauge", "proxy", "Addresses of Services, or ports of them, not served here.", ("reason",), at_scrape=True),
     Metric("scrape_errors_total", "counter", "core", "Parts of the metrics that could not be read.", ("part",)),
 )
 # fmt: on

@@ -9,28 +9,35 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
+from operator import itemgetter
 from typing import Final
 
 from kube_router.telemetry.metrics import BUCKETS, Distribution, Family, Values
+from kube_router.telemetry.pace import paced
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def render(families: Iterable[Family]) -> str:
     """The text of a scrape."""
-    return "".join(line + "\n" for family in families for line in _lines(family))
+    written: dict[tuple[Values, Values], str] = {}  # ten metrics of each Service have the same labels
+    lines = list(paced(line for family in families for line in _lines(family, written)))
+    return "\n".join((*lines, ""))
 
 
-def _lines(family: Family) -> Iterator[str]:
+def _lines(family: Family, written: dict[tuple[Values, Values], str]) -> Iterator[str]:
     metric = family.metric
-    name = metric.exposed_name
+    name, labels = metric.exposed_name, metric.labels
     yield f"# HELP {name} {_escaped(metric.help)}"
     yield f"# TYPE {name} {metric.kind}"
-    for values, value in sorted(family.series.items(), key=lambda pair: pair[0]):
+    for values, value in sorted(family.series.items(), key=itemgetter(0)):
         if isinstance(value, Distribution):
-            yield from _histogram(name, metric.labels, values, value)
-        else:
-            yield f"{name}{_labels(metric.labels, values)} {_number(value)}"
+            yield from _histogram(name, labels, values, value)
+            continue
+        text = written.get((labels, values))
+        if text is None:
+            text = written[labels, values] = _labels(labels, values)
+        yield f"{name}{text} {value}" if type(value) is int else f"{name}{text} {_number(value)}"
 
 
 def _histogram(name: str, labels: Values, values: Values, held: Distribution) -> Iterator[str]:

@@ -16,9 +16,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from kube_router.telemetry.catalog import CATALOG, Kind, Metric, Owner
+from kube_router.telemetry.pace import paced
 
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds in seconds, the default ones of Prometheus' client libraries."""
@@ -27,8 +28,7 @@ Labels = Mapping[str, str]
 Values = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One series of a counter or gauge read at scrape time; `labels` are values in the catalog's order."""
 
     name: str
@@ -179,7 +179,7 @@ class Registry:
         found: dict[str, dict[Values, float]] = {}
         for part, read in list(self._readers.items()):
             try:
-                samples = [self._checked(sample) for sample in read()]
+                samples = [self._checked(sample) for sample in paced(read())]
             except Exception:  # noqa: BLE001  whatever one reader meets, the other metrics are still wanted
                 self.counter("scrape_errors_total", {"part": part}).inc()
                 continue
