@@ -13,11 +13,15 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from threading import Thread
 from typing import Final
 
 from bench.frame import Row, emulation_factor, progress, timed, tool
 from bench.proxy_node import NODE_ADDRESS, ProxyNode, check, clear, endpoints, vip
+from kube_router.app.service_metrics import meter_services
 from kube_router.model.names import DUMMY
+from kube_router.telemetry.exposition import render
+from kube_router.telemetry.metrics import Registry
 
 TITLE = "Services with 4 endpoints each: cold start, one endpoint, memory"
 NEEDS = frozenset({"root", "netns", "veth", "dummy", "ip_vs", "ipset", "iptables_nft", "xt_set"})
@@ -48,6 +52,7 @@ def measure() -> Iterator[Row]:
         if services == LARGE:
             yield from _single_changes(node, services)
             yield from _audit(node)
+            yield from _scrapes(node, services)
             node.close()
             yield from _restart(services)
         else:
@@ -136,6 +141,27 @@ def _audit(node: ProxyNode) -> Iterator[Row]:
         most=0.5,
         note=f"{spent:.2f} s" + (f" / {factor:.1f}" if factor != 1 else "") + f" every {period:.0f} s, children included",
     )
+
+
+def _scrapes(node: ProxyNode, services: int) -> Iterator[Row]:
+    """Reading all counters and writing them down; and what an endpoint that changes meanwhile feels of it."""
+    metrics = Registry()
+    metrics.expose(["proxy"])
+    meter_services(node.cycle, metrics=metrics)
+
+    def scrape() -> None:
+        text = render(metrics.collect())
+        if text.count("kube_router_service_total_connections{") != services:
+            raise RuntimeError("a scrape does not show every Service")
+
+    yield Row(measure=f"scrape of {services:,} Services", ours=timed(scrape) / 1000, unit="s", most=1)
+    scraping = Thread(target=lambda: [scrape() for _ in range(_FEW)])
+    scraping.start()
+    took = _one_endpoint(node, services)
+    meanwhile = scraping.is_alive()
+    scraping.join()
+    note = "" if meanwhile else "scrapes ended before"
+    yield Row(measure=f"one endpoint of {services:,} Services, during scrapes", ours=took, unit="ms", most=10, note=note)
 
 
 def _restart(services: int) -> Iterator[Row]:
