@@ -89,8 +89,8 @@ class FakeTarget:
         return None
 
     def _set_in_use(self, name: str) -> bool:
-        words = f"--match-set {name} "
-        return any(words in rule for v in self.world.state.values() for rule in getattr(v, "rules", ()))
+        words = f"--match-set {name} ", f"--map-set {name} "
+        return any(word in rule for word in words for v in self.world.state.values() for rule in getattr(v, "rules", ()))
 
     def _do(self, change: Change) -> None:
         state = self.world.state

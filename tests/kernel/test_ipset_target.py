@@ -202,6 +202,48 @@ def test_a_set_made_with_other_options_is_replaced_with_its_members_while_a_rule
     assert saved(A) == [f"add {A} 10.0.0.{n} timeout 0" for n in (1, 2, 3)]
 
 
+MARKS = "kube-router-service-marks"
+MARKED = SetSpec("hash:ip,port", 4, skbinfo=True)
+
+
+def test_a_rule_gives_packets_the_mark_of_their_entry_and_an_entry_can_change_it(target: SetTarget) -> None:
+    state: State = {
+        SetKey(MARKS): MARKED,
+        SetMember(MARKS, "10.0.0.1,tcp:80"): Member(mark=0x34CA),
+        SetMember(MARKS, "10.0.0.2,sctp:80"): Member(mark=0x200CA),
+        SetMember(MARKS, "10.0.0.3,udp:80"): Member(),
+        **a_set("kube-router-allowed", SetSpec("hash:ip,port,net", 4), "10.0.0.1,tcp:80,0.0.0.0/1", "10.0.0.1,tcp:80,192.0.2.7"),
+        **a_set("inet6:kube-router-allowed", SetSpec("hash:ip,port,net", 6), "fd00::1,sctp:80,8000::/1", "fd00::1,tcp:80,fd00::7"),
+    }
+    assert target.apply(creation(state)) == {}
+    assert target.observe({}) == state
+    iptables("-t", "mangle", "-A", "OUTPUT", "-j", "SET", "--map-set", MARKS, "dst,dst", "--map-mark")
+    state[SetMember(MARKS, "10.0.0.1,tcp:80")] = Member(mark=0x1F)
+    state[SetMember(MARKS, "10.0.0.2,sctp:80")] = Member()
+    assert target.apply([Change(key, Member(mark=9), value) for key, value in state.items() if isinstance(key, SetMember)]) == {}
+    assert target.observe({}) == state
+
+
+@pytest.mark.parametrize("entry", ["10.0.0.1,tcp:80 skbmark 0x1/0x1", "10.0.0.1,tcp:80"])
+@pytest.mark.parametrize("skbinfo", [True, False])
+def test_a_set_with_or_without_marks_becomes_the_one_that_is_wanted_while_a_rule_names_it(
+    target: SetTarget, entry: str, skbinfo: bool
+) -> None:
+    held = SetSpec("hash:ip,port", 4, skbinfo=not skbinfo)
+    ipset(
+        f"create {MARKS} hash:ip,port timeout 0{'' if skbinfo else ' skbinfo'}\nadd {MARKS} {entry if held.skbinfo else '10.0.0.1,tcp:80'}\n"
+    )
+    iptables("-A", "INPUT", "-m", "set", "--match-set", MARKS, "dst,dst")
+    wanted: State = {
+        SetKey(MARKS): SetSpec("hash:ip,port", 4, skbinfo=skbinfo),
+        SetMember(MARKS, "10.0.0.1,tcp:80"): Member(mark=0x34CA if skbinfo else 0),
+    }
+    observed = target.observe(wanted)
+    assert observed[SetKey(MARKS)] == held
+    assert target.apply([Change(key, observed.get(key), value) for key, value in wanted.items() if observed.get(key) != value]) == {}
+    assert target.observe({}) == wanted
+
+
 def test_a_set_of_another_type_is_made_anew_once_no_rule_names_it(target: SetTarget) -> None:
     ipset(f"create {A} hash:net timeout 0\nadd {A} 10.0.0.0/24\n")
     iptables("-A", "INPUT", "-m", "set", "--match-set", A, "src")

@@ -101,11 +101,34 @@ def test_saved_sets_are_read() -> None:
         ("family inet hashsize 1024 maxelem 65536 timeout 300", "hash:ip timeout 300"),
         ("family inet hashsize 1024 maxelem 65536 timeout 0 counters comment", "hash:ip counters comment"),
         ("family inet netmask 24 hashsize 1024 maxelem 65536 timeout 0", "hash:ip netmask 24"),
-        ("family inet markmask 0x1 hashsize 1024 maxelem 65536 timeout 0 skbinfo", "hash:ip markmask 0x1 skbinfo"),
+        ("family inet markmask 0x1 hashsize 1024 maxelem 65536 timeout 0 forceadd", "hash:ip markmask 0x1 forceadd"),
     ],
 )
 def test_a_set_with_other_options_than_ours_equals_none_that_we_want(options: str, kind: str) -> None:
     assert sets.parse_save(f"create {A} hash:ip {options}\n") == {SetKey(A): SetSpec(kind, 4)}
+
+
+MARKED = f"""create {A} hash:ip,port family inet hashsize 1024 maxelem 65536 timeout 0 skbinfo bucketsize 12 initval 0xf0768fc3
+add {A} 10.0.0.1,tcp:80 timeout 0 skbmark 0x34ca
+add {A} 10.0.0.2,tcp:80 timeout 0
+add {A} 10.0.0.3,tcp:80 timeout 0 skbmark 0x1/0x1
+add {A} 10.0.0.4,tcp:80 timeout 0 skbprio 1:10
+add {A} 10.0.0.5,tcp:80 timeout 0 skbmark 0x200ca nomatch
+"""
+
+
+def test_marks_of_entries_are_written_and_read() -> None:
+    spec = SetSpec("hash:ip,port", 4, skbinfo=True)
+    assert sets.create_line(A, spec) == f"create {A} hash:ip,port family inet maxelem 65536 timeout 0 skbinfo"
+    assert sets.add_line(A, "10.0.0.1,tcp:80", Member(mark=0x34CA)) == f"add {A} 10.0.0.1,tcp:80 timeout 0 skbmark 0x34ca"
+    assert sets.parse_save(MARKED) == {
+        SetKey(A): spec,
+        SetMember(A, "10.0.0.1,tcp:80"): Member(mark=0x34CA),
+        SetMember(A, "10.0.0.2,tcp:80"): Member(),
+        SetMember(A, "10.0.0.3,tcp:80"): Member(mark=-1),
+        SetMember(A, "10.0.0.4,tcp:80"): Member(mark=-1),
+        SetMember(A, "10.0.0.5,tcp:80"): Member(nomatch=True, mark=0x200CA),
+    }
 
 
 def test_entries_of_a_set_with_other_options_are_read_all_the_same() -> None:
@@ -125,6 +148,8 @@ def test_entries_of_a_set_with_other_options_are_read_all_the_same() -> None:
         (sets.port_entry("10.0.0.1", "TCP", 80), "10.0.0.1,tcp:80"),
         (sets.port_entry("fd00::1", "SCTP", 9), "fd00::1,sctp:9"),
         (sets.pair_entry("10.0.0.1/32", "10.0.0.0/8"), "10.0.0.1,10.0.0.0/8"),
+        (sets.source_entry("10.0.0.1", "UDP", 53, "192.0.2.0/24"), "10.0.0.1,udp:53,192.0.2.0/24"),
+        (sets.source_entry("fd00::1", "TCP", 80, "2001:db8::1/128"), "fd00::1,tcp:80,2001:db8::1"),
     ],
 )
 def test_entries_are_spelled_as_the_kernel_prints_them(entry: str, expected: str) -> None:

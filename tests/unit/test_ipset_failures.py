@@ -34,6 +34,8 @@ def test_a_failure_as_a_whole_says_what_to_do(message: str, kind: type[Exception
         (SetSpec("hash:ip", 6), SetSpec("hash:ip", 4), False),
         (SetSpec("hash:net", 4), SetSpec("hash:ip", 4), False),
         (SetSpec("hash:ip timeout none", 4), SetSpec("hash:ip", 4), False),
+        (SetSpec("hash:ip", 4), SetSpec("hash:ip", 4, skbinfo=True), False),
+        (SetSpec("hash:ip", 4, skbinfo=True), SetSpec("hash:ip", 4), False),
     ],
 )
 def test_a_set_serves_when_it_is_of_the_kind_wanted_and_large_enough(held: SetSpec, wanted: SetSpec, enough: bool) -> None:

@@ -211,6 +211,11 @@ def set_mark(value: int, mask: int = 0xFFFFFFFF) -> str:
     return f"-j MARK --set-xmark {value:#x}/{mask:#x}"
 
 
+def map_mark(name: str, *directions: str) -> str:
+    """Write into the packet's mark what the set says of its entry; a packet that is not in the set keeps its own. Mangle table only."""
+    return f"-j SET --map-set {name} {','.join(directions)} --map-mark"
+
+
 def set_mss(size: int) -> str:
     """Write the MSS option of SYN packets; needs `protocol="tcp"` and TCP_SYN."""
     return f"-j TCPMSS --set-mss {size}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from kube_router.kit.net import Family
@@ -23,9 +24,11 @@ DEFAULT_MAXELEM: Final = 65536  # IPSET_DEFAULT_MAXELEM, what ipset takes when n
 _FAMILY_OPTION: Final[dict[Family, str]] = {4: "inet", 6: "inet6"}
 _FAMILY_BY_OPTION: Final[dict[str, Family]] = {"inet": 4, "inet6": 6}
 _TUNING: Final = frozenset({"hashsize", "bucketsize", "initval"})  # how the kernel lays a hash out, not what it means
-_FLAGS: Final = frozenset({"counters", "comment", "skbinfo", "forceadd"})  # options of `create` without a value
+_SKBINFO: Final = "skbinfo"  # entries may carry packet data: a mark, and what we do not use (priority, queue)
+_FLAGS: Final = frozenset({"counters", "comment", "forceadd"})  # options of `create` without a value
 _PLAIN: Final = Member()
 _NOMATCH: Final = Member(nomatch=True)
+_FOREIGN_MARK: Final = -1
 _ERROR_LINE: Final = re.compile(r"Error in line (\d+): (.*)", re.DOTALL)
 
 
@@ -56,6 +59,11 @@ def port_entry(address: str, protocol: str, port: int) -> str:
     return f"{address},{protocol.lower()}:{port}"
 
 
+def source_entry(address: str, protocol: str, port: int, source: str) -> str:
+    """An entry of hash:ip,port,net: address and port as in `port_entry`, and a CIDR; the kernel refuses the length 0."""
+    return f"{port_entry(address, protocol, port)},{net_entry(source)}"
+
+
 def pair_entry(first: str, second: str) -> str:
     """An entry of hash:net,net."""
     return f"{net_entry(first)},{net_entry(second)}"
@@ -66,12 +74,16 @@ def pair_entry(first: str, second: str) -> str:
 
 def create_line(name: str, spec: SetSpec) -> str:
     """Make a set."""
-    return f"create {name} {spec.type} family {_FAMILY_OPTION[spec.family]} maxelem {spec.maxelem} timeout 0"
+    line = f"create {name} {spec.type} family {_FAMILY_OPTION[spec.family]} maxelem {spec.maxelem} timeout 0"
+    return f"{line} {_SKBINFO}" if spec.skbinfo else line
 
 
 def add_line(name: str, entry: str, member: Member) -> str:
     """Make an entry, or make an existing one equal."""
-    return f"add {name} {entry} timeout 0 nomatch" if member.nomatch else f"add {name} {entry} timeout 0"
+    line = f"add {name} {entry} timeout 0"
+    if member.mark:
+        line += f" skbmark {member.mark:#x}"
+    return f"{line} nomatch" if member.nomatch else line
 
 
 def script(changes: Iterable[Change]) -> Script:
@@ -139,7 +151,7 @@ def parse_save(text: str) -> State:
             if rest == ["timeout", "0"] or not rest:
                 member = _PLAIN
             elif rest[:2] == ["timeout", "0"] or rest[0] != "timeout":
-                member = _NOMATCH if "nomatch" in rest else _PLAIN
+                member = _member(rest)
             else:
                 continue
             if "." in entry and name.startswith("inet6:"):
@@ -173,10 +185,15 @@ def _parse_create(words: list[str]) -> tuple[str, SetSpec]:
     family: Family = 4
     maxelem = DEFAULT_MAXELEM
     timeout = ""
+    skbinfo = False
     deviations: list[str] = []
     position = 0
     while position < len(options):
         option = options[position]
+        if option == _SKBINFO:
+            skbinfo = True
+            position += 1
+            continue
         if option in _FLAGS:
             deviations.append(option)
             position += 1
@@ -193,7 +210,21 @@ def _parse_create(words: list[str]) -> tuple[str, SetSpec]:
             deviations.append(f"{option} {value}")
     if timeout != "0":
         deviations.append(f"timeout {timeout or 'none'}")
-    return name, SetSpec(" ".join([kind, *deviations]), family, maxelem)
+    return name, SetSpec(" ".join([kind, *deviations]), family, maxelem, skbinfo)
+
+
+def _member(words: list[str]) -> Member:
+    """Options of an entry, as `ipset save` prints them."""
+    mark = 0
+    for option, value in pairwise(words):
+        if option == "skbmark":
+            number, _, mask = value.partition("/")
+            mark = _FOREIGN_MARK if mask else int(number, 16)
+        elif option in ("skbprio", "skbqueue"):
+            mark = _FOREIGN_MARK
+    if mark:
+        return Member(nomatch="nomatch" in words, mark=mark)
+    return _NOMATCH if "nomatch" in words else _PLAIN
 
 
 def _without_dots(entry: str) -> str:

@@ -74,8 +74,9 @@ class IpsetTool:
         """Remove what an interrupted replacement left; nothing ever names it."""
         self._checked(self.feed([f"destroy {SCRATCH}"]))
 
-    def replace(self, name: str, *, kind: str, room_for: int = 0, at_least: int = 0) -> str:
-        """Put a set's content behind one of type `kind`, by a swap: at least that large, with room for so many more entries.
+    def replace(self, name: str, *, kind: str, room_for: int = 0, at_least: int = 0, marked: bool | None = None) -> str:
+        """Put a set's content behind one of type `kind`, by a swap: at least that large, with room for so many more entries, and with
+        marks or without (None: as it is).
 
         Returns the refusal, or nothing.
         """
@@ -87,7 +88,9 @@ class IpsetTool:
             maxelem *= 2
         if maxelem > _LARGEST:
             return f"holds {len(members)} entries and cannot grow beyond {_LARGEST}"
-        replacement = msgspec.structs.replace(spec, type=kind, maxelem=maxelem)
+        skbinfo = spec.skbinfo if marked is None else marked
+        replacement = msgspec.structs.replace(spec, type=kind, maxelem=maxelem, skbinfo=skbinfo)
+        members = [(entry, member if skbinfo and member.mark > 0 else Member(nomatch=member.nomatch)) for entry, member in members]
         ran = self.feed(sets.replace_lines(name, replacement, members, scratch=SCRATCH))
         if ran.well:
             return ""
@@ -168,7 +171,9 @@ class Run:
         if suffices(held, wanted):
             return todo
         if (_kind(held), held.family) == (wanted.type, wanted.family):
-            refusal = self._tool.replace(name, kind=wanted.type, room_for=self._coming(todo, name), at_least=wanted.maxelem)
+            refusal = self._tool.replace(
+                name, kind=wanted.type, room_for=self._coming(todo, name), at_least=wanted.maxelem, marked=wanted.skbinfo
+            )
         else:
             refusal = self._anew(name, held)
         if refusal:
@@ -224,7 +229,7 @@ def whole_failure(message: str) -> Busy | Rejected:
 
 def suffices(held: SetSpec, wanted: SetSpec) -> bool:
     """Whether a set serves as the one that is wanted."""
-    return held.type == wanted.type and held.family == wanted.family and held.maxelem >= wanted.maxelem
+    return (held.type, held.family, held.skbinfo) == (wanted.type, wanted.family, wanted.skbinfo) and held.maxelem >= wanted.maxelem
 
 
 def _kind(spec: SetSpec) -> str:

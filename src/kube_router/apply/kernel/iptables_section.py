@@ -24,7 +24,7 @@ _LINE_NUMBERS: Final = (
     re.compile(r"line (\d+) failed"),  # legacy: COMMIT, for whatever the kernel refused
 )
 _CULPRITS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
-    (re.compile(r"Set (\S+) doesn't exist"), "--match-set {} "),
+    (re.compile(r"Set (\S+) doesn't exist"), "--match-set {} |--map-set {} "),
     (re.compile(r"Couldn't load match `([^']+)'"), "-m {} "),
     (re.compile(r"Extension (\S+) revision \d+ not supported"), "-m {} |-j {} "),  # a warning, before the error that follows from it
     (re.compile(r"Kernel module xt_(set) is not loaded in"), "-m {} "),

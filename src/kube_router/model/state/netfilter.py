@@ -13,11 +13,13 @@ class SetKey(Key, frozen=True):
 
 
 class SetSpec(Value, frozen=True):
-    """Type ("hash:ip", "hash:net", "hash:ip,port"), family and size; every set of ours has default `timeout 0`."""
+    """Type ("hash:ip", "hash:net", "hash:ip,port"), family and size; every set of ours has default `timeout 0`. `skbinfo`: its entries may
+    carry marks."""
 
     type: str
     family: Family
     maxelem: int = 65536
+    skbinfo: bool = False
 
 
 class SetMember(Key, frozen=True):
@@ -28,7 +30,8 @@ class SetMember(Key, frozen=True):
 
 
 class Member(Value, frozen=True):
-    """Flags of an entry, and the mark that it gives to packets (0: none)."""
+    """Flags of an entry. `mark`: what `-j SET --map-mark` writes into a packet that matches it, as the whole mark; 0 for none. -1 is only
+    ever observed: packet data of another kind, which we never write."""
 
     nomatch: bool = False
     mark: int = 0
