@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from dataclasses import replace
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kube_router.codec.annotations import PREFIX
 from kube_router.config.options import defaults
 from kube_router.control.proxy import ProxyController
 from kube_router.model.names import DUMMY, IPVS_SERVICES, SERVICE_IPS
-from kube_router.model.objects import Endpoint, EndpointPort, EndpointSlice, Interface, Kind, Name, Node, Service, ServicePort
+from kube_router.model.objects import Endpoint, EndpointPort, EndpointSlice, Ingress, Interface, Kind, Name, Node, Service, ServicePort
 from kube_router.model.state import Key, Value
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, Link, LinkKey
@@ -17,7 +20,10 @@ from tests.engine import Event, assert_law
 from tests.engine import Node as LabNode
 from tests.fakes import World
 
-OPTIONS = defaults(node_name="node1", enable_ipv6=True)
+OPTIONS = defaults(
+    node_name="node1", enable_ipv6=True, service_external_ip_range=("203.0.113.0/24", "10.0.0.0/8"), loadbalancer_ip_range=("0.0.0.0/0",)
+)
+EVERYWHERE = replace(OPTIONS, nodeport_bindon_all_ip=True)
 FOREIGN_SERVER = VirtualServerKey("192.168.50.50", 6, 6443)
 FOREIGN: dict[Key, Value] = {
     SetKey("theirs"): SetSpec("hash:ip", 4),
@@ -30,22 +36,33 @@ def controller() -> ProxyController:
     return ProxyController(OPTIONS, kernel=(6, 1))
 
 
+def everywhere() -> ProxyController:
+    return ProxyController(EVERYWHERE, kernel=(6, 1))
+
+
 names = st.sampled_from([Name("shop", n) for n in ("a", "b", "a-b")])
 ports = st.builds(
     ServicePort,
     name=st.sampled_from(["", "http"]),
     protocol=st.sampled_from(["TCP", "UDP", "SCTP"]),
-    port=st.sampled_from([53, 80]),
-    node_port=st.sampled_from([0, 30080]),
+    port=st.sampled_from([53, 80, 30080]),
+    node_port=st.sampled_from([0, 80, 30080]),
 )
 services = st.builds(
     Service,
     name=names,
     created=st.sampled_from(["2024", "2025"]),
-    type=st.sampled_from(["ClusterIP", "NodePort", "ExternalName"]),
+    type=st.sampled_from(["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]),
     labels=st.sampled_from([{}, {}, {"service.kubernetes.io/headless": ""}]),
     cluster_ips=st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2", "fd00:96::1", "192.168.50.50"]), max_size=2, unique=True).map(tuple),
-    external_ips=st.sampled_from([(), ("203.0.113.1",)]),
+    external_ips=st.sampled_from([(), ("203.0.113.1",), ("10.1.0.9", "192.168.50.50"), ("10.2.0.1", "10.0.0.1")]),
+    ingress=st.sampled_from(
+        [(), (Ingress("203.0.113.1"),), (Ingress("198.51.100.1"), Ingress("192.168.50.99"), Ingress("198.51.100.2", "Proxy"))]
+    ),
+    annotations=st.sampled_from(
+        [{}, {}, {PREFIX + "service.local": "true"}, {PREFIX + "service.skiplbips": ""}, {PREFIX + "service.scheduler": "mh"}]
+    ),
+    health_check_node_port=st.sampled_from([0, 32000]),
     ports=st.lists(ports, max_size=2, unique_by=lambda port: port.name).map(tuple),
     affinity_timeout=st.sampled_from([0, 10800]),
     internal_policy=st.sampled_from(["Cluster", "Local"]),
@@ -53,11 +70,13 @@ services = st.builds(
 )
 endpoints = st.builds(
     Endpoint,
-    addresses=st.sampled_from([("10.1.0.1",), ("10.1.0.2",), ("fd00:64::1",)]),
+    addresses=st.sampled_from([("10.1.0.1",), ("10.1.0.2",), ("fd00:64::1",), ("192.168.50.50",), ("192.168.50.99",)]),
     ready=st.booleans(),
     serving=st.booleans(),
     terminating=st.booleans(),
-    node_name=st.sampled_from(["node1", "node2"]),
+    node_name=st.sampled_from(["node1", "node2", ""]),
+    hint_zones=st.sampled_from([(), ("a",), ("b",)]),
+    hint_nodes=st.sampled_from([(), (), ("node1",)]),
 )
 slices = st.builds(
     EndpointSlice,
@@ -79,6 +98,7 @@ nodes = st.builds(
     name=st.sampled_from([Name("", "node1"), Name("", "node2")]),
     addresses=st.sampled_from([(), ("192.168.50.50",), ("192.168.50.50", "fd00:50::50"), ("192.168.50.99", "fd00:50::50")]),
     pod_cidrs=st.sampled_from([(), ("10.1.0.0/24",), ("10.1.0.0/24", "10.2.0.0/24", "fd00:64::/64")]),
+    labels=st.sampled_from([{}, {"topology.kubernetes.io/zone": "a"}]),
 )
 links = st.builds(
     Interface,
@@ -98,6 +118,12 @@ numbers = st.frozensets(st.integers(0, 60), max_size=8)
 @given(histories, numbers, numbers, st.none() | numbers)
 def test_incremental_equals_from_nothing_after_any_events_failures_and_restarts(history, fail_at, restart_at, sync_at):
     assert_law(controller, history, fail_at=fail_at, restart_at=restart_at, sync_at=sync_at, foreign=FOREIGN)
+
+
+@settings(max_examples=40)
+@given(histories, numbers, st.none() | numbers)
+def test_the_same_with_node_ports_on_every_address(history, fail_at, sync_at):
+    assert_law(everywhere, history, fail_at=fail_at, sync_at=sync_at, foreign=FOREIGN)
 
 
 @given(histories)
