@@ -99,7 +99,7 @@ def delete_route(address: str, family: Family, *, link: int) -> Message:
 
 
 def dump_addresses(family: Family, *, link: int) -> Message:
-    """Asks for the addresses of a link."""
+    """Asks for the addresses of a link; of number 0, of all."""
     return Message(_GET_ADDRESS, REQUEST | DUMP, _IFADDR.pack(AF[family], 0, 0, 0, link))
 
 
@@ -114,12 +114,12 @@ def is_route(message: Message) -> bool:
     return message.type in (NEW_ROUTE, DELETE_ROUTE)
 
 
-def parse_address(reply: Reply, *, link: int) -> Held | None:
-    """One address of a dump; None when it is on another link (kernels that do not filter send all)."""
+def parse_address(reply: Reply, *, link: int = 0) -> Held | None:
+    """One address of a dump; None when it is on another link than the one named (kernels that do not filter send all)."""
     number, length, _, scope, index = _IFADDR.unpack_from(reply.payload)
     found = attributes(reply.payload[_IFADDR.size :])
     octets = found.get(_LOCAL, found.get(_ADDRESS))
-    if index != link or octets is None:
+    if link not in (0, index) or octets is None:
         return None
     return Held(text(octets, family_in(number)), length, SCOPE_NAMES.get(scope, str(scope)))
 
