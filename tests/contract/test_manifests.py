@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ipaddress
 import json
 import re
@@ -29,6 +30,7 @@ from lab import setup
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent.parent
 MANIFESTS: Final = sorted((REPOSITORY / "deploy").glob("*.yaml"))
+PATCHES: Final = sorted((REPOSITORY / "deploy" / "patches").glob("*.yaml"))
 DAEMONSET: Final = REPOSITORY / "deploy" / "daemonset.yaml"
 API_VERSIONS: Final = ("1.29", "1.34", "1.37")  # oldest and newest that we say we run on, and one between
 LISTED: Final = (Kind.NODE, Kind.POD, Kind.NAMESPACE, Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.NETWORK_POLICY)
@@ -227,6 +229,56 @@ def test_the_lock_fixes_every_dependency_once() -> None:
 
 def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+# -- patches for what needs more of a node ---------------------------------------------------------------------------
+
+
+def patched(*patches: Path) -> dict[str, Any]:
+    """The DaemonSet with JSON patches (RFC 6902: test and add) on it, as `kubectl patch --type=json` leaves it."""
+    changed = copy.deepcopy(one("DaemonSet"))
+    for operation in (step for patch in patches for step in yaml.safe_load(patch.read_text())):
+        *way, last = operation["path"].removeprefix("/").split("/")
+        place: Any = changed
+        for step in way:
+            place = place[int(step)] if isinstance(place, list) else place[step]
+        if operation["op"] == "test":
+            assert place[last] == operation["value"], operation
+        elif last == "-":
+            place.append(operation["value"])
+        else:
+            place[last] = operation["value"]
+    return changed
+
+
+def test_patches_are_those_that_are_known() -> None:
+    assert {path.name for path in PATCHES} == {"direct-server-return.yaml", "container-runtime.yaml"}
+
+
+@pytest.mark.parametrize("version", API_VERSIONS)
+def test_a_patched_daemon_set_is_valid_and_differs_in_the_daemon_alone(version: str) -> None:
+    changed = patched(*PATCHES)
+    kubernetes_validate.validate(changed, version, strict=True)
+    before, after = pod(), changed["spec"]["template"]["spec"]
+    assert {key for key in after if after[key] != before.get(key)} == {"hostPID", "containers", "volumes"}
+    assert before["containers"][1:] == after["containers"][1:]
+    mounted = {mount["name"] for item in (*after["initContainers"], *after["containers"]) for mount in item["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in after["volumes"]}
+
+
+def test_the_daemon_sees_processes_of_the_node_only_where_direct_server_return_needs_it() -> None:
+    assert "hostPID" not in pod()
+    (patch,) = (path for path in PATCHES if path.name.startswith("direct"))
+    assert patched(patch)["spec"]["template"]["spec"]["hostPID"] is True
+
+
+def test_the_runtimes_socket_is_where_the_flag_says() -> None:
+    (patch,) = (path for path in PATCHES if path.name.startswith("container-runtime"))
+    daemon = patched(patch)["spec"]["template"]["spec"]["containers"][0]
+    (flag,) = (argument for argument in daemon["args"] if argument.startswith("--runtime-endpoint="))
+    assert flag.split("=")[0].removeprefix("--") in BY_NAME
+    socket_folder = str(Path(flag.split("unix://")[1]).parent)
+    assert socket_folder in {mount["mountPath"] for mount in daemon["volumeMounts"]}
 
 
 # -- the scripts of the image ------------------------------------------------------------------------------------------
