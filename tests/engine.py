@@ -14,7 +14,7 @@ from kube_router.kit.errors import TargetError
 from kube_router.model.objects import Kind, Name, Object
 from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.bgp import AssignmentKey, DefinedSetKey, DefinedSetMember, NeighborKey, PathKey, PolicyKey, SpeakerKey
-from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
+from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import FileKey, SysctlKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
 from kube_router.plan import ownership
@@ -24,7 +24,7 @@ from tests.fakes import FakeTarget, World
 TARGETS: tuple[tuple[type[Key], ...], ...] = (
     (SetKey, SetMember),
     (ChainKey, JumpKey),
-    (VirtualServerKey, DestinationKey),
+    (VirtualServerKey, DestinationKey, IpvsTimeoutsKey),
     (SpeakerKey, NeighborKey, DefinedSetKey, DefinedSetMember, PolicyKey, AssignmentKey, PathKey),
 )
 
@@ -133,7 +133,7 @@ def _seen_by_targets(key: Key) -> bool:
 
 
 def _is_shared(key: Key) -> bool:
-    return isinstance(key, SysctlKey | FileKey)
+    return isinstance(key, SysctlKey | FileKey | IpvsTimeoutsKey)
 
 
 def from_nothing(make: Callable[[], Controller], objects: Iterable[Object], foreign: dict[Key, Value] | None = None) -> World:

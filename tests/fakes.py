@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from kube_router.kit.errors import Busy
 from kube_router.model.names import is_tunnel
 from kube_router.model.state import Change, Key, Value
-from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
+from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import FileKey, RouteKey, SysctlKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
 from kube_router.model.state.tunnels import FdbKey, NeighbourKey, TunnelKey
@@ -98,7 +98,7 @@ class FakeTarget:
         if change.after is not None:
             state[change.key] = change.after
             return
-        if isinstance(change.key, SysctlKey | FileKey):
+        if isinstance(change.key, SysctlKey | FileKey | IpvsTimeoutsKey):
             return  # shared with the admin and with other tools: never taken back
         state.pop(change.key, None)
         match change.key:

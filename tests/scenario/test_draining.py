@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from kube_router.cache.cache import Cache
 from kube_router.config.options import defaults
-from kube_router.control.draining import Draining, claim_at, ending
+from kube_router.control.draining import Draining, ending
 from kube_router.control.proxy import ProxyController
 from kube_router.kit.errors import Busy
-from kube_router.model.names import DUMMY, IPVS_SERVICES, SERVICE_IPS
+from kube_router.model.names import DUMMY, IPVS_SERVICES, SERVICE_IPS, SERVICE_MARKS
 from kube_router.model.objects import Claim, Endpoint, EndpointPort, EndpointSlice, Interface, Kind, Name, Node, Service, ServicePort
 from kube_router.model.state import Change, Key, State
+from kube_router.model.state.direct import PodTunnel, PodTunnelKey, PodVip, PodVipKey
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
 from kube_router.model.state.links import AddressKey
 from kube_router.model.state.netfilter import Member, SetMember
@@ -338,35 +339,41 @@ def marked(number: int) -> VirtualServerKey:
 
 def test_b26_servers_by_mark_drain_each_by_itself():
     clock = 0.0
-    claims = {0x101: Claim("203.0.113.1", "TCP", 80), 0x102: Claim("203.0.113.2", "TCP", 80), 0x103: Claim("203.0.113.2", "UDP", 53)}
     ends = {Claim("203.0.113.2", "TCP", 80)}
-    keeper = Draining(
-        GRACE,
-        connections=lambda of: {},
-        ends=lambda claim, _address: claim in ends,
-        claim_of=lambda server: claims.get(server.mark) if server.mark else claim_at(server),
-        now=lambda: clock,
-    )
+    keeper = Draining(GRACE, connections=lambda of: {}, ends=lambda claim, _address: claim in ends, now=lambda: clock)
     ledger = Ledger()
-    members = {
-        0x101: (SetMember("kube-router-service-marks", "203.0.113.1,tcp:80"), SetMember(IPVS_SERVICES, "203.0.113.1,tcp:80")),
-        0x102: (SetMember("kube-router-service-marks", "203.0.113.2,tcp:80"), SetMember(IPVS_SERVICES, "203.0.113.2,tcp:80")),
-        0x103: (SetMember("kube-router-service-marks", "203.0.113.2,udp:53"), SetMember(IPVS_SERVICES, "203.0.113.2,udp:53")),
-    }
+    entries = {0x101: "203.0.113.1,tcp:80", 0x102: "203.0.113.2,tcp:80", 0x103: "203.0.113.2,udp:53"}
+    members = {mark: (SetMember(SERVICE_MARKS, entry), SetMember(IPVS_SERVICES, entry)) for mark, entry in entries.items()}
     held: State = {}
-    for mark, keys in members.items():
+    for mark, (marking, admitting) in members.items():
         held |= {marked(mark): VirtualServer(), DestinationKey(marked(mark), "10.1.0.1", 80): Destination(forward=2)}
-        held |= dict.fromkeys(keys, Member())
+        held |= {marking: Member(mark=mark), admitting: Member()}
     ledger.observe({type(key) for key in held}, held)
     keeper.keep(ledger)
     assert ledger.merged == {
         key: Destination(0, 2) if isinstance(key, DestinationKey) else value
         for key, value in held.items()
-        if getattr(key, "mark", 0) != 0x103 and key not in members[0x103] and getattr(key, "server", None) != marked(0x103)
+        if key not in (*members[0x103], marked(0x103)) and getattr(key, "server", None) != marked(0x103)
     }, "a shared backend drains in both, and UDP in none"
     clock = GRACE
-    keeper.keep(ledger)
+    keeper.keep(ledger)  # the book of marks has struck them off by now
     assert {key for key in ledger.merged if isinstance(key, DestinationKey)} == {DestinationKey(marked(0x102), "10.1.0.1", 80)}
+
+
+def test_a_backend_by_mark_that_goes_alone_keeps_what_its_pod_needs():
+    book = {7: Claim("203.0.113.1", "TCP", 80)}
+    keeper = Draining(GRACE, connections=lambda of: {}, ends=lambda *_: False, claim_of=book.get, now=lambda: 0.0)
+    ledger = Ledger()
+    going = DestinationKey(marked(7), "10.1.0.1", 80)
+    pod: State = {
+        PodTunnelKey("10.1.0.1"): PodTunnel(),
+        PodVipKey("10.1.0.1", "203.0.113.1"): PodVip(),
+        PodVipKey("10.1.0.1", "203.0.113.9"): PodVip(),
+    }
+    ledger.observe({type(key) for key in (going, going.server, *pod)}, {going.server: VirtualServer(), going: Destination(forward=2)} | pod)
+    ledger.want("the Service", {going.server: VirtualServer()}, ("2024",))
+    keeper.keep(ledger)
+    assert ledger.merged.keys() == {going.server, going, PodTunnelKey("10.1.0.1"), PodVipKey("10.1.0.1", "203.0.113.1")}
 
 
 @pytest.mark.parametrize(

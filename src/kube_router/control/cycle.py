@@ -26,6 +26,7 @@ from kube_router.control.report import Report
 from kube_router.desired import Note
 from kube_router.kit.errors import TargetError
 from kube_router.model.state import Change, Key, Value
+from kube_router.model.state.ipvs import IpvsTimeoutsKey
 from kube_router.model.state.links import FileKey, SysctlKey
 from kube_router.plan import ownership
 from kube_router.plan.ledger import Ledger
@@ -34,7 +35,7 @@ from kube_router.plan.order import ordered
 T = TypeVar("T")
 
 # Refusals of these say something about the host, not about the items that want them: nothing else waits for them.
-_ALONE: Final = (SysctlKey, FileKey)
+_ALONE: Final = (SysctlKey, FileKey, IpvsTimeoutsKey)
 
 
 class Outcome(msgspec.Struct, frozen=True):

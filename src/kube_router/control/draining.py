@@ -16,7 +16,7 @@ choosing one of weight 0 and then refuse.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -29,29 +29,25 @@ from kube_router.kit.net import family_of, host_prefix
 from kube_router.model import names
 from kube_router.model.objects import Claim
 from kube_router.model.state import Key, State
+from kube_router.model.state.direct import PodPortKey, PodTunnelKey, PodVipKey
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
 from kube_router.model.state.links import AddressKey
-from kube_router.model.state.netfilter import SetMember
+from kube_router.model.state.netfilter import Member, SetMember
 from kube_router.plan.ledger import Ledger
 
 LOOK: Final = 5.0  # seconds between looks at connections, as the original's
 _ITEM: Final = "draining"
 _LAST: Final = ("\U0010ffff",)  # behind every Service, whose priority begins with its age
 _DRAINED: Final = frozenset({"TCP", "SCTP"})
+_MARKS: Final = (names.SERVICE_MARKS, names.CLUSTER_MARKS)
+_NUMBERS: Final = {name.upper(): number for number, name in names.PROTOCOLS.items()}
 _STICKY: Final = frozenset({"sh", "dh"})
 _SH_FALLBACK: Final = 0x8  # IP_VS_SVC_F_SCHED_SH_FALLBACK: takes the next one where the chosen one has weight 0
 
 # Connections of destinations, of those servers that are asked about; what is not in it is not known.
 Connections = Callable[[Collection[VirtualServerKey]], Mapping[DestinationKey, int]]
-# What clients ask for at a server: its own address, protocol and port, or those behind its mark; None where that is not known.
-ClaimOf = Callable[[VirtualServerKey], Claim | None]
-
-
-def claim_at(server: VirtualServerKey) -> Claim | None:
-    """The claim that a server by address serves."""
-    if server.mark or server.protocol not in names.PROTOCOLS:
-        return None
-    return Claim(server.address, names.PROTOCOLS[server.protocol].upper(), server.port)
+# What clients ask for whose packets bear a mark; None where that is not known.
+ClaimOf = Callable[[int], Claim | None]
 
 
 class _Drain(msgspec.Struct, gc=False):
@@ -71,7 +67,7 @@ class Draining:
         *,
         connections: Connections,
         ends: Callable[[Claim, str], bool],
-        claim_of: ClaimOf = claim_at,
+        claim_of: ClaimOf = lambda _mark: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._grace = grace
@@ -80,6 +76,7 @@ class Draining:
         self._claim_of = claim_of
         self._now = now
         self._drains: dict[VirtualServerKey, dict[DestinationKey, _Drain]] = {}
+        self._claims: dict[VirtualServerKey, Claim] = {}  # of servers that drain
         self._finished: set[DestinationKey] = set()  # drained, and to be removed: not to be drained again because that failed
         self._counts: Mapping[DestinationKey, int] = {}
         self._looked = now()
@@ -102,15 +99,17 @@ class Draining:
     def keep(self, ledger: Ledger) -> None:
         """Take in what was released, let go of what has ended or is wanted again."""
         now = self._now()
-        released = [key for key in ledger.released() if isinstance(key, DestinationKey)]
+        everything = ledger.released()
+        released = [key for key in everything if isinstance(key, DestinationKey)]
         self._finished.intersection_update(released)
         for server in list(self._drains):
             self._review(server, ledger, now)
         if not self._drains:
             self._looked = now  # the first look comes a while after the first drain
+        marked = _marked(everything, ledger) if released else {}
         for key in released:
             value = ledger.held[key]
-            if key not in self._finished and isinstance(value, Destination) and self._is_drained(key.server, ledger):
+            if key not in self._finished and isinstance(value, Destination) and self._is_drained(key.server, marked, ledger):
                 self._drains.setdefault(key.server, {})[key] = _Drain(now, Destination(0, value.forward))
         for server in list(self._drains):
             self._claim(server, ledger)
@@ -137,44 +136,34 @@ class Draining:
             return True
         if now < drain.since + self._grace:
             return False
-        claim = self._claim_of(key.server)
-        return claim is None or not self._ends(claim, key.address)
+        return not self._ends(self._claims[key.server], key.address)
 
-    def _is_drained(self, server: VirtualServerKey, ledger: Ledger) -> bool:
-        claim = self._claim_of(server)
+    def _is_drained(self, server: VirtualServerKey, marked: Mapping[int, Claim], ledger: Ledger) -> bool:
+        claim = self._claims.get(server) or self._claim_at(server, marked)
         value = ledger.held.get(server)
         if claim is None or claim.protocol not in _DRAINED or not isinstance(value, VirtualServer):
             return False
-        return value.scheduler not in _STICKY or (value.scheduler == "sh" and bool(value.flags & _SH_FALLBACK))
+        if value.scheduler in _STICKY and not (value.scheduler == "sh" and value.flags & _SH_FALLBACK):
+            return False
+        self._claims[server] = claim
+        return True
+
+    def _claim_at(self, server: VirtualServerKey, marked: Mapping[int, Claim]) -> Claim | None:
+        if server.mark:
+            return marked.get(server.mark) or self._claim_of(server.mark)
+        return Claim(server.address, names.PROTOCOLS[server.protocol].upper(), server.port) if server.protocol in names.PROTOCOLS else None
 
     def _claim(self, server: VirtualServerKey, ledger: Ledger) -> None:
         item, drains = _item(server), self._drains[server]
         state: State = {key: drain.value for key, drain in drains.items()}
         if not drains:
-            del self._drains[server]
-        elif ledger.winner(server) in (None, item):
-            state |= {key: ledger.held[key] for key in (server, *self._around(server, ledger)) if key in ledger.held}
+            del self._drains[server], self._claims[server]
+        else:
+            keys: list[Key] = [key for drain in drains for key in _in_pod(drain, self._claims[server])]
+            if ledger.winner(server) in (None, item):
+                keys += [server, *_around(self._claims[server], ledger)]
+            state |= {key: ledger.held[key] for key in keys if key in ledger.held}
         ledger.want(item, state, _LAST if state else ())
-
-    def _around(self, server: VirtualServerKey, ledger: Ledger) -> list[Key]:
-        """What packets to a server need beside it, if it is there: what marks them, what admits them, what draws them here.
-        Nothing where somebody serves its claim: they are his by now."""
-        claim = self._claim_of(server)
-        if claim is None:
-            return []
-        family = family_of(claim.address)
-        entry = port_entry(claim.address, claim.protocol, claim.port)
-        admission = SetMember(names.set_name(names.IPVS_SERVICES, family), entry)
-        winner = ledger.winner(admission)
-        if winner is not None and not _is_item(winner):
-            return []
-        return [
-            admission,
-            SetMember(names.set_name(names.SERVICE_MARKS, family), entry),
-            SetMember(names.set_name(names.CLUSTER_MARKS, family), entry),
-            SetMember(names.set_name(names.SERVICE_IPS, family), claim.address),
-            AddressKey(names.DUMMY, host_prefix(claim.address)),
-        ]
 
 
 def ending(view: View) -> Callable[[Claim, str], bool]:
@@ -195,3 +184,44 @@ def _item(server: VirtualServerKey) -> tuple[str, VirtualServerKey]:
 
 def _is_item(item: object) -> bool:
     return isinstance(item, tuple) and item[0] == _ITEM
+
+
+def _around(claim: Claim, ledger: Ledger) -> list[Key]:
+    """What packets of a claim need beside its server, if it is there: what marks them, what admits them, what draws them here.
+    Nothing where somebody serves the claim: they are his by now."""
+    family = family_of(claim.address)
+    entry = port_entry(claim.address, claim.protocol, claim.port)
+    admission = SetMember(names.set_name(names.IPVS_SERVICES, family), entry)
+    winner = ledger.winner(admission)
+    if winner is not None and not _is_item(winner):
+        return []
+    return [
+        admission,
+        *(SetMember(names.set_name(base, family), entry) for base in _MARKS),
+        SetMember(names.set_name(names.SERVICE_IPS, family), claim.address),
+        AddressKey(names.DUMMY, host_prefix(claim.address)),
+    ]
+
+
+def _in_pod(backend: DestinationKey, claim: Claim) -> tuple[Key, ...]:
+    """What a pod of this node needs to take in what a tunnel brings; others' pods have nothing of ours."""
+    if not backend.server.mark:
+        return ()
+    protocol = _NUMBERS[claim.protocol]
+    return (
+        PodTunnelKey(backend.address),
+        PodVipKey(backend.address, claim.address),
+        PodPortKey(backend.address, claim.address, protocol, claim.port),
+    )
+
+
+def _marked(released: Iterable[Key], ledger: Ledger) -> dict[int, Claim]:
+    """Claims behind the marks of entries that go: who gave out the marks has struck them off by now."""
+    found: dict[int, Claim] = {}
+    for key in released:
+        value = ledger.held[key]
+        if isinstance(key, SetMember) and isinstance(value, Member) and value.mark > 0:
+            address, _, place = key.entry.partition(",")
+            protocol, _, port = place.partition(":")
+            found[value.mark] = Claim(address, protocol.upper(), int(port))
+    return found

@@ -24,7 +24,7 @@ from kube_router.model.state.bgp import (
 )
 from kube_router.model.state.cluster import AnnotationKey
 from kube_router.model.state.direct import DeliveryKey, MarkRuleKey, PodPortKey, PodTunnelKey, PodVipKey
-from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
+from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, RuleKey, SysctlKey
 from kube_router.model.state.listeners import HealthPortKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
@@ -53,6 +53,7 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(FdbKey, "put", "where a node is, before packets look for it"),
     Row(NeighbourKey, "put", "nobody answers on a tunnel: without its entry a route leads nowhere"),
     Row(SysctlKey, "put", "the first packet through a new link, rule or service already needs them"),
+    Row(IpvsTimeoutsKey, "put", "the first connection already has them"),
     Row(SetKey, "put", "members and rules name sets that must exist"),
     Row(VirtualServerKey, "put", "the kernel refuses a destination without its service (ESRCH)"),
     Row(PodTunnelKey, "put", "a pod gets packets of a Service once it can take them in"),
@@ -107,6 +108,7 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(PodTunnelKey, "delete", "takes addresses along, so these were asked about first"),
     Row(VirtualServerKey, "delete", "takes its destinations along"),
     Row(SetKey, "delete", "a set that a rule names cannot be destroyed"),
+    Row(IpvsTimeoutsKey, "delete", "as with sysctls, only our interest ends"),
     Row(SysctlKey, "delete", "values that the admin may rely on by now are left; only our interest ends"),
     Row(LinkKey, "delete", "takes addresses and routes along, so these were asked about first"),
 )

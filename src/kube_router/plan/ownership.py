@@ -13,7 +13,7 @@
 |                      | rule of priority 32765 that sends every packet to its table 79                              |
 | tunnel in a pod      | its name is `kube-tunnel-if` or `kube-tunnel-v6`, in a network namespace other than ours;    |
 |                      | all addresses on it; port translation: the nftables table `kube-router` in there            |
-| sysctl, file         | never: others share them; we only say which values or parts we want                         |
+| sysctl, file         | never: others share them; we only say which values or parts we want; as with IPVS timeouts  |
 | set                  | its name is one of ours, or has a prefix of ours (IPv6 twins carry "inet6:" before it)       |
 | chain                | its name is one of ours, or has a prefix of ours                                            |
 | jump                 | it leads to a chain of ours                                                                 |
@@ -46,7 +46,7 @@ from kube_router.model.state.bgp import (
 )
 from kube_router.model.state.cluster import AnnotationKey
 from kube_router.model.state.direct import DeliveryKey, MarkRuleKey, PodPortKey, PodTunnelKey, PodVipKey
-from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
+from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, RuleKey, SysctlKey
 from kube_router.model.state.listeners import HealthPortKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
@@ -155,7 +155,7 @@ def chain_owner(name: str) -> str | None:
 
 
 def owner(key: Key) -> str | None:
-    """Controller that answers for a key; None when it is not ours, or (sysctl, file) nobody's."""
+    """Controller that answers for a key; None when it is not ours, or (sysctl, file, timeouts) nobody's."""
     match key:
         case SetKey(name=name) | SetMember(set=name):
             return set_owner(name)
@@ -167,7 +167,7 @@ def owner(key: Key) -> str | None:
             return FIB if names.is_tunnel(name) else None
         case RuleKey(table=table):
             return FIB if table == names.OVERLAY_TABLE else None
-        case SysctlKey() | FileKey():
+        case SysctlKey() | FileKey() | IpvsTimeoutsKey():
             return None
         case _:
             return _BY_KIND.get(type(key))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from kube_router.model.state import Key, Value
+
+# Schedulers that choose by place in the list of destinations: nodes agree on a client's backend only if they agree on the order.
+HASHING: Final = frozenset({"sh", "dh", "mh"})
 
 
 class VirtualServerKey(Key, frozen=True):
@@ -17,12 +22,14 @@ class VirtualServerKey(Key, frozen=True):
 
 
 class VirtualServer(Value, frozen=True):
-    """Scheduler name, flag bits (persistent 0x1, hashed is the kernel's own), persistence in seconds and prefix length of its netmask."""
+    """Scheduler name, flag bits (persistent 0x1, hashed is the kernel's own), persistence in seconds and prefix length of its netmask.
+    `ordered`: its destinations stand in the order of their keys (schedulers of HASHING alone); False is only ever observed."""
 
     scheduler: str = "rr"
     flags: int = 0
     timeout: int = 0
     prefix: int = 32
+    ordered: bool = True
 
 
 class DestinationKey(Key, frozen=True):
@@ -38,3 +45,15 @@ class Destination(Value, frozen=True):
 
     weight: int = 1
     forward: int = 0
+
+
+class IpvsTimeoutsKey(Key, frozen=True):
+    """How long connections may be idle, for all services of this network namespace."""
+
+
+class IpvsTimeouts(Value, frozen=True):
+    """Seconds: of TCP connections, of those after a FIN, of UDP flows. 0 makes no demand."""
+
+    tcp: int = 0
+    tcp_fin: int = 0
+    udp: int = 0
