@@ -304,5 +304,5 @@ def calls_for(count: int) -> int:
 def test_d02_work_grows_with_the_endpoints_and_no_faster() -> None:
     hundred, thousand = calls_for(100), calls_for(1000)
     each = (thousand - hundred) / 900
-    assert each < 25, "calls for an endpoint"
+    assert each < 6, "calls for an endpoint"
     assert calls_for(2000) - thousand < 1.2 * each * 1000
