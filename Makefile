@@ -35,10 +35,12 @@ demo: setup ## The walkthrough on three nodes (root); STEP=N that step alone, af
 bench: setup ## Measure against the C tools; CASE=start|routes|proxy|netpol
 	@$(RUN) -m bench $(CASE)
 
-proto: ## Make the protobuf code of the BGP speaker's API anew
+proto: ## Make the protobuf code of the APIs of BGP speaker and container runtime anew
 	@$(RUN) -m grpc_tools.protoc --proto_path=src/kube_router/codec/gobgp/proto --python_out=src/kube_router/codec/gobgp/generated \
 	  src/kube_router/codec/gobgp/proto/gobgp_v3.proto src/kube_router/codec/gobgp/proto/gobgp_v4.proto
-	@echo "make proto: done; tests/unit/test_codec_gobgp_generated.py compares"
+	@$(RUN) -m grpc_tools.protoc --proto_path=src/kube_router/codec/cri/proto --python_out=src/kube_router/codec/cri/generated \
+	  src/kube_router/codec/cri/proto/cri_v1.proto
+	@echo "make proto: done; tests/unit/test_codec_gobgp_generated.py and test_codec_cri.py compare"
 
 lock: ## Resolve the Python dependencies anew and write requirements.lock
 	@$(PYTHON) lab/setup.py lock

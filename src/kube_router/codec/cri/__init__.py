@@ -1,0 +1,1 @@
+"""The Container Runtime Interface, as far as pods' network namespaces need it."""
