@@ -11,8 +11,9 @@ from http import HTTPStatus
 
 import pytest
 
-from kube_router.kit.http import LARGEST_HEAD, MOST_CONNECTIONS, HttpServer, Response
+from kube_router.kit.http import LARGEST_HEAD, MOST_CONNECTIONS, PIECE, HttpServer, Response
 
+LARGE = "".join(f"line {n} ä\n" for n in range(200_000))
 Talk = Callable[[HttpServer], Awaitable[None]]
 
 
@@ -31,8 +32,11 @@ def serving(talk: Talk, *, host: str = "127.0.0.1", read_timeout: float = 5.0) -
     async def healthz() -> Response:
         return Response(HTTPStatus.OK, "OK\n")
 
+    async def large() -> Response:
+        return Response(HTTPStatus.OK, LARGE, headers=(("X-Size", "large"),))
+
     async def run() -> None:
-        routes = {"/healthz": healthz, "/slow": slow, "/stuck": stuck, "/broken": broken}
+        routes = {"/healthz": healthz, "/slow": slow, "/stuck": stuck, "/broken": broken, "/large": large}
         server = HttpServer(routes, read_timeout=read_timeout)
         await server.start(host, 0)
         try:
@@ -63,6 +67,17 @@ def test_an_answer_has_status_length_type_and_body_and_ends_the_connection() -> 
         assert lines[1].startswith("Date: ")
         assert lines[2:] == ["Content-Type: text/plain; charset=utf-8", "Content-Length: 3", "Connection: close"]
         assert body == b"OK\n"
+
+    serving(talk)
+
+
+def test_a_large_answer_arrives_whole_in_pieces_with_its_length_in_octets() -> None:
+    async def talk(server: HttpServer) -> None:
+        head, _, body = (await exchange(server.port, get("/large"))).partition(b"\r\n\r\n")
+        assert body.decode() == LARGE
+        assert f"Content-Length: {len(body)}" in head.decode()
+        assert "X-Size: large" in head.decode()
+        assert len(body) > 10 * PIECE
 
     serving(talk)
 

@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
 LARGEST_HEAD: Final = 8192  # bytes of request line and headers
+PIECE: Final = 64 * 1024  # characters of a body that are sent at a time
 MOST_CONNECTIONS: Final = 64
 READ_TIMEOUT: Final = 5.0  # seconds for the request to arrive
 ANSWER_TIMEOUT: Final = 30.0  # seconds for the answer to be made and taken
@@ -98,10 +99,11 @@ class HttpServer:
                 async with asyncio.timeout(self._read_timeout + ANSWER_TIMEOUT):
                     method, response = await self._answer(reader)
                     if response is not None:
-                        writer.write(_encoded(response, with_body=method != "HEAD"))
-                        await writer.drain()
+                        for piece in _encoded(response, with_body=method != "HEAD"):
+                            writer.write(piece)
+                            await writer.drain()
         except Exception:
-            writer.write(_encoded(_plain(HTTPStatus.INTERNAL_SERVER_ERROR), with_body=True))
+            writer.writelines(_encoded(_plain(HTTPStatus.INTERNAL_SERVER_ERROR), with_body=True))
             raise
         finally:
             writer.close()
@@ -145,15 +147,19 @@ def _plain(status: HTTPStatus) -> Response:
     return Response(status, f"{status.phrase}\n")
 
 
-def _encoded(response: Response, *, with_body: bool) -> bytes:
-    body = response.body.encode()
+def _encoded(response: Response, *, with_body: bool) -> Iterator[bytes]:
+    """Head and body in pieces: a scrape of thousands of Services has megabytes, which need not be held several times over."""
+    body = response.body
     more = "".join(f"{name}: {value}\r\n" for name, value in response.headers)
     head = (
         f"HTTP/1.1 {response.status.value} {response.status.phrase}\r\n"
         f"Date: {formatdate(usegmt=True)}\r\n"
         f"Content-Type: {response.content_type}\r\n"
-        f"Content-Length: {len(body)}\r\n"
+        f"Content-Length: {len(body) if body.isascii() else len(body.encode())}\r\n"
         f"{more}"
         "Connection: close\r\n\r\n"
     )
-    return head.encode("latin-1") + (body if with_body else b"")
+    yield head.encode("latin-1") + (body[:PIECE].encode() if with_body else b"")
+    if with_body:
+        for start in range(PIECE, len(body), PIECE):
+            yield body[start : start + PIECE].encode()

@@ -21,8 +21,8 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 def render(families: Iterable[Family]) -> str:
     """The text of a scrape."""
     written: dict[tuple[Values, Values], str] = {}  # ten metrics of each Service have the same labels
-    lines = list(paced(line for family in families for line in _lines(family, written)))
-    return "\n".join((*lines, ""))
+    # Family by family: all lines at once would take several times the memory of the text.
+    return "".join(["\n".join((*paced(_lines(family, written)), "")) for family in families])
 
 
 def _lines(family: Family, written: dict[tuple[Values, Values], str]) -> Iterator[str]:

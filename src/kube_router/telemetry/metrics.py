@@ -178,13 +178,16 @@ class Registry:
     def _read(self) -> dict[str, dict[Values, float]]:
         found: dict[str, dict[Values, float]] = {}
         for part, read in list(self._readers.items()):
+            series: dict[str, dict[Values, float]] = {}
             try:
-                samples = [self._checked(sample) for sample in paced(read())]
+                for sample in paced(read()):
+                    name, labels, value = self._checked(sample)
+                    series.setdefault(name, {})[labels] = value
             except Exception:  # noqa: BLE001  whatever one reader meets, the other metrics are still wanted
                 self.counter("scrape_errors_total", {"part": part}).inc()
                 continue
-            for sample in samples:
-                found.setdefault(sample.name, {})[sample.labels] = sample.value
+            for name, values in series.items():
+                found.setdefault(name, {}).update(values)
         return found
 
     def _checked(self, sample: Sample) -> Sample:
