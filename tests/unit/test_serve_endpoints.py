@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from kube_router.config.options import defaults
-from kube_router.serve.endpoints import ListenError, start
+from kube_router.kit.http import Response
+from kube_router.serve.endpoints import ListenError, metrics_routes, start
 from kube_router.telemetry.health import Health
 from kube_router.telemetry.metrics import Registry, Sample
 
@@ -108,6 +110,30 @@ def test_metrics_are_on_their_own_address_port_and_path_and_read_off_the_event_l
     assert "kube_router_controller_ipvs_services 3\n" in found[2]
     assert (other_path[0], other_port[0]) == (404, 404)
     assert loops == [False]
+
+
+def test_u096_scrapes_side_by_side_are_all_answered_and_made_one_at_a_time() -> None:
+    node = Node()
+    node.metrics.expose(["proxy"])
+    now: list[int] = [0]
+    most: list[int] = []
+
+    def read() -> list[Sample]:
+        now[0] += 1
+        most.append(now[0])
+        time.sleep(0.02)
+        now[0] -= 1
+        return [Sample("controller_ipvs_services", (), 3)]
+
+    node.metrics.at_scrape("ipvs", read)
+    scrape = metrics_routes(node.metrics, "/metrics")["/metrics"]
+
+    async def many() -> list[Response]:
+        return list(await asyncio.gather(*(scrape() for _ in range(5))))
+
+    answers = asyncio.run(many())
+    assert all("kube_router_controller_ipvs_services 3\n" in answer.body for answer in answers)
+    assert most == [1] * 5
 
 
 @pytest.mark.parametrize(("health", "metrics", "servers"), [(0, 0, 0), (0, 65535, 0)])

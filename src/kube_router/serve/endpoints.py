@@ -34,10 +34,13 @@ def health_routes(health: Health) -> dict[str, Handler]:
 
 
 def metrics_routes(metrics: Registry, path: str) -> dict[str, Handler]:
-    """The scrape, read and rendered in a thread: it may ask the kernel for thousands of counters."""
+    """The scrape, read and rendered in a thread: it may ask the kernel for thousands of counters. Scrapes at once wait for each other,
+    so that many who ask take no more of the node than one."""
+    turn = asyncio.Lock()
 
     async def scrape() -> Response:
-        text = await asyncio.to_thread(lambda: render(metrics.collect()))
+        async with turn:
+            text = await asyncio.to_thread(lambda: render(metrics.collect()))
         return Response(HTTPStatus.OK, text, CONTENT_TYPE)
 
     return {path: scrape}
