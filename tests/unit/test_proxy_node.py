@@ -28,6 +28,9 @@ LINKS = (
 )
 
 
+ELSEWHERE = '"replies of other backends come back to this node"'
+
+
 def around(families=(4,), node1: Node | None = NODE1, links=LINKS) -> Surroundings:
     return surroundings("node1", node1, links, families)
 
@@ -66,15 +69,20 @@ def test_without_its_node_object_there_is_no_address():
     assert (around((4, 6), None).primary, around((4, 6), None).pod_cidrs) == ({4: "", 6: ""}, ())
 
 
+def test_b10_pods_of_this_node_are_known_without_routing_of_ours():
+    assert state(run_router=False) == state()
+
+
 def test_three_sets_per_family_and_the_nodes_own_addresses_in_one():
-    wanted = state((4,))
+    one_range = Node(NODE1.name, addresses=NODE1.addresses, pod_cidrs=("10.233.64.0/24", "fd00:64::/64"))
+    wanted = state((4,), node1=one_range)
     assert {key.name: value for key, value in wanted.items() if isinstance(key, SetKey)} == {
         "kube-router-local-ips": SetSpec("hash:ip", 4),
         "kube-router-service-ips": SetSpec("hash:ip", 4),
         "kube-router-ipvs-services": SetSpec("hash:ip,port", 4),
     }
     assert members(wanted, "kube-router-local-ips") == {"127.0.0.1", "192.168.50.50", "10.0.2.15"}
-    both = state((4, 6), enable_ipv6=True)
+    both = state((4, 6), node1=one_range, enable_ipv6=True)
     assert len([key for key in both if isinstance(key, SetKey)]) == 6
     assert both[SetKey("inet6:kube-router-ipvs-services")] == SetSpec("hash:ip,port", 6)
     assert members(both, "inet6:kube-router-local-ips") == {"::1", "fd00:50::50"}
@@ -122,22 +130,25 @@ def test_without_permit_all_the_chain_is_empty_and_nothing_leads_to_it():
     assert JumpKey(4, "filter", "INPUT", "KUBE-ROUTER-SERVICES") not in wanted
 
 
-def test_masquerade_spares_all_pod_ranges_of_this_node_together():
+def test_b09_masquerade_spares_all_pod_ranges_of_this_node_together_in_one_rule():
     wanted = state((4, 6))
     assert wanted[ChainKey(4, "nat", "KUBE-ROUTER-MASQ")] == Chain(
         (
-            '-s 10.233.64.0/24 -m comment --comment "pods of this node keep their source" -j RETURN',
-            '-s 10.233.70.0/24 -m comment --comment "pods of this node keep their source" -j RETURN',
-            '-d 10.233.64.0/24 -m comment --comment "replies of pods of this node come back by themselves" -j RETURN',
-            '-d 10.233.70.0/24 -m comment --comment "replies of pods of this node come back by themselves" -j RETURN',
-            '-m comment --comment "replies of other backends come back to this node" -j SNAT --to-source 192.168.50.50 --random-fully',
+            f"-m comment --comment {ELSEWHERE} -m set ! --match-set kube-router-own-pods src -m set ! --match-set kube-router-own-pods dst "
+            "-j SNAT --to-source 192.168.50.50 --random-fully",
         )
     )
-    assert wanted[JumpKey(4, "nat", "POSTROUTING", "KUBE-ROUTER-MASQ")] == Jump("-m ipvs --vdir ORIGINAL --vmethod MASQ")
-    ipv6 = wanted[ChainKey(6, "nat", "KUBE-ROUTER-MASQ")]
-    assert isinstance(ipv6, Chain)
-    assert [rule.split(" -m ")[0] for rule in ipv6.rules[:2]] == ["-s fd00:64::/64", "-d fd00:64::/64"]
-    assert ipv6.rules[2].endswith("-j SNAT --to-source fd00:50::50 --random-fully")
+    assert wanted[SetKey("kube-router-own-pods")] == SetSpec("hash:net", 4)
+    assert members(wanted, "kube-router-own-pods") == {"10.233.64.0/24", "10.233.70.0/24"}
+    assert wanted[JumpKey(4, "nat", "POSTROUTING", "KUBE-ROUTER-MASQ")] == Jump("-m ipvs --vdir ORIGINAL --vmethod MASQ", rank=20)
+
+
+def test_masquerade_of_a_single_pod_range_needs_no_set():
+    wanted = state((4, 6))
+    assert wanted[ChainKey(6, "nat", "KUBE-ROUTER-MASQ")] == Chain(
+        (f"! -s fd00:64::/64 ! -d fd00:64::/64 -m comment --comment {ELSEWHERE} -j SNAT --to-source fd00:50::50 --random-fully",)
+    )
+    assert SetKey("inet6:kube-router-own-pods") not in wanted
 
 
 @pytest.mark.parametrize(("flags", "node1"), [({"masquerade_all": True}, NODE1), ({}, Node(NODE1.name, addresses=NODE1.addresses))])

@@ -31,11 +31,14 @@ POD_CIDRS: Final = PREFIX + "pod-cidrs"
 POD_CIDR: Final = PREFIX + "pod-cidr"
 SERVICE_LOCAL: Final = PREFIX + "service.local"
 SKIP_LOAD_BALANCER: Final = PREFIX + "service.skiplbips"
+DSR: Final = PREFIX + "service.dsr"
 SCHEDULER: Final = PREFIX + "service.scheduler"
 SCHEDULER_FLAGS: Final = PREFIX + "service.schedflags"
+HAIRPIN: Final = PREFIX + "service.hairpin"
+HAIRPIN_OUTSIDE: Final = PREFIX + "service.hairpin.externalips"
 ADVERTISE: Final = PREFIX + "service.advertise."
 OF_PEERS: Final = (NODE_ASN, REFLECTOR_SERVER, REFLECTOR_CLIENT)  # what a node reads of others to know which sessions to have
-OF_PROXY: Final = frozenset({SERVICE_LOCAL, SCHEDULER, SCHEDULER_FLAGS})  # of which the proxy tells, where it runs
+OF_PROXY: Final = frozenset({SERVICE_LOCAL, DSR, SCHEDULER, SCHEDULER_FLAGS})  # of which the proxy tells, where it runs
 
 Annotations = Mapping[str, str]
 Role = Literal["server", "client"]
@@ -185,6 +188,24 @@ def is_local(annotations: Annotations) -> bool:
 def skips_load_balancer(annotations: Annotations) -> bool:
     """Whether load-balancer addresses are neither served nor announced: by presence, whatever the value."""
     return SKIP_LOAD_BALANCER in annotations
+
+
+def is_direct(annotations: Annotations) -> bool:
+    """Whether backends answer clients of external and load-balancer addresses themselves (direct server return)."""
+    text = annotations.get(DSR)
+    if text is not None and text.strip() != "tunnel":
+        raise Wrong(DSR, text, "not a way of direct server return", 'write "tunnel", or leave the annotation out')
+    return text is not None
+
+
+def hairpins(annotations: Annotations) -> bool:
+    """Whether backends that reach themselves through the Service see the VIP as client: by presence, whatever the value."""
+    return HAIRPIN in annotations
+
+
+def hairpins_outside(annotations: Annotations) -> bool:
+    """Whether that also holds for external and load-balancer addresses: by presence, whatever the value."""
+    return HAIRPIN_OUTSIDE in annotations
 
 
 def scheduler(annotations: Annotations) -> Scheduler:

@@ -55,6 +55,11 @@ _UNREACHABLE: Final[dict[Family, str]] = {4: "icmp-port-unreachable", 6: "icmp6-
 _STATES: Final = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")  # order of libxt_conntrack
 _UNQUOTED: Final = frozenset("_-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
+# Instructions of packet filter programs (linux/bpf_common.h), and where the 32-bit words of both addresses stand in a header.
+_LOAD, _COPY, _JUMP_IF_EQUAL, _ANSWER = 0x20, 0x07, 0x1D, 0x06  # LD|W|ABS, MISC|TAX, JMP|JEQ|X, RET|K
+_COMPARISON: Final = 4  # instructions for a word
+_ADDRESS_WORDS: Final[dict[Family, tuple[tuple[int, int], ...]]] = {4: ((12, 16),), 6: tuple((8 + 4 * n, 24 + 4 * n) for n in range(4))}
+
 _LIMIT_SCALE: Final = 10_000  # XT_LIMIT_SCALE of linux/netfilter/xt_limit.h: ticks a second
 _LIMIT_UNITS: Final = {"day": _LIMIT_SCALE * 86_400, "hour": _LIMIT_SCALE * 3_600, "min": _LIMIT_SCALE * 60, "sec": _LIMIT_SCALE}
 _LIMIT_BURST: Final = 5  # default of libxt_limit, not printed
@@ -176,6 +181,18 @@ def ipvs(*, protocol: int = 0, address: str = "", port: int = 0, direction: str 
         f"--vmethod {method}" if method else "",
     )
     return "-m ipvs " + (" ".join(part for part in parts if part) or "--ipvs")
+
+
+def to_itself(family: Family) -> str:
+    """Packets whose source is their destination. No other match compares two fields; this one is a program in the machine language of
+    packet filters (linux/filter.h), which compares the addresses word by word."""
+    words = _ADDRESS_WORDS[family]
+    program: list[str] = []
+    for number, (source, destination) in enumerate(words):
+        left = _COMPARISON * (len(words) - number - 1) + 1  # instructions between this comparison and the last, which says no
+        program += [f"{_LOAD} 0 0 {destination}", f"{_COPY} 0 0 0", f"{_LOAD} 0 0 {source}", f"{_JUMP_IF_EQUAL} 0 {left} 0"]
+    program += [f"{_ANSWER} 0 0 65535", f"{_ANSWER} 0 0 0"]
+    return f'-m bpf --bytecode "{len(program)},{",".join(program)}"'
 
 
 # -- targets --------------------------------------------------------------------------------------------------------------

@@ -5,19 +5,20 @@
     POSTROUTING, IPVS from client to backend --> KUBE-ROUTER-MASQ: from or to a pod of this node unchanged, else from the node
 
 A reply must come back through this node, because only it knows the connection. It does when client or backend is a pod of
-this node, and otherwise because the backend answers the node. Several pod ranges of a family are as good as one: each
-returns before the last rule.
+this node, and otherwise because the backend answers the node. That is one rule, whatever the number of pod ranges: one range stands
+in the rule itself, several in a set, for packets from one range to another are from and to pods of this node, too.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from kube_router.codec.rules import ACCEPT, ICMP_PROTOCOL, RETURN, comment, icmp_type, ipvs, match_set, reject, rule, snat
+from kube_router.codec.rules import ACCEPT, ICMP_PROTOCOL, comment, icmp_type, ipvs, match_set, reject, rule, snat
+from kube_router.codec.sets import net_entry
 from kube_router.config.options import Options
 from kube_router.desired import Desired, Note
 from kube_router.desired.proxy.surroundings import Surroundings
-from kube_router.kit.net import Family, family_of
+from kube_router.kit.net import Family, family_of, of_family
 from kube_router.model import names
 from kube_router.model.objects import Kind, Name, Ref
 from kube_router.model.state import Key, Value
@@ -25,7 +26,7 @@ from kube_router.model.state.links import Link, LinkKey, Sysctl, SysctlKey
 from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey, Member, SetKey, SetMember, SetSpec
 
 INPUT_RANK: Final = 10  # behind the policies' jump (0): they judge first
-MASQUERADE_RANK: Final = 0
+MASQUERADE_RANK: Final = 20  # what gives a packet another source stands before it (hairpin.py)
 
 _SET_TYPES: Final = {names.LOCAL_IPS: "hash:ip", names.SERVICE_IPS: "hash:ip", names.IPVS_SERVICES: "hash:ip,port"}
 _MEMBER: Final = Member()
@@ -125,14 +126,20 @@ def _icmp_comment(name: str) -> str:
 
 
 def _masquerade(family: Family, around: Surroundings, *, everything: bool) -> dict[Key, Value]:
-    ranges = () if everything else tuple(cidr for cidr in around.pod_cidrs if family_of(cidr) == family)
-    rules = (
-        *(rule(RETURN, comment("pods of this node keep their source"), source=cidr) for cidr in ranges),
-        *(rule(RETURN, comment("replies of pods of this node come back by themselves"), destination=cidr) for cidr in ranges),
-        rule(snat(around.primary[family]), comment("replies of other backends come back to this node")),
-    )
-    return {
-        ChainKey(family, "nat", names.MASQUERADE_CHAIN): Chain(rules),
+    ranges = () if everything else of_family(around.pod_cidrs, family)
+    target, words = snat(around.primary[family]), comment("replies of other backends come back to this node")
+    state: dict[Key, Value] = {}
+    if len(ranges) > 1:
+        pods = names.set_name(names.OWN_PODS, family)
+        state[SetKey(pods)] = SetSpec("hash:net", family)
+        state |= {SetMember(pods, net_entry(cidr)): _MEMBER for cidr in ranges}
+        masquerade = rule(target, words, match_set(pods, "src", negate=True), match_set(pods, "dst", negate=True))
+    elif ranges:
+        masquerade = rule(target, words, source=f"!{ranges[0]}", destination=f"!{ranges[0]}")
+    else:
+        masquerade = rule(target, words)
+    return state | {
+        ChainKey(family, "nat", names.MASQUERADE_CHAIN): Chain((masquerade,)),
         JumpKey(family, "nat", "POSTROUTING", names.MASQUERADE_CHAIN): Jump(
             ipvs(direction="ORIGINAL", method="MASQ"), rank=MASQUERADE_RANK
         ),
