@@ -205,9 +205,9 @@ class NetlinkTarget:
     """What targets that write by netlink have in common: one socket in the network namespace in which it was made, used by one thread
     at a time."""
 
-    def __init__(self, protocol: int) -> None:
+    def __init__(self, protocol: int, socket: NetlinkSocket | None = None) -> None:
         self._lock = threading.Lock()
-        self._socket = NetlinkSocket(protocol)
+        self._socket = socket or NetlinkSocket(protocol)
 
     @property
     def sent(self) -> int:
