@@ -117,6 +117,36 @@ def test_links_and_their_addresses_are_listed_and_followed() -> None:
     asyncio.run(story())
 
 
+def test_gateways_of_default_routes_come_and_go_with_them() -> None:
+    def gateways(watched: Watched) -> tuple[str, ...]:
+        link = watched.link("up0")
+        return link.gateways if link is not None else ()
+
+    async def story() -> None:
+        ip(
+            "link set lo up",
+            "link add up0 type veth peer name far0",
+            "link set up0 up",
+            "link set far0 up",
+            "addr add 192.168.7.1/24 dev up0",
+        )
+        ip("addr add fd00::7/64 dev up0 nodad", "route add default via 192.168.7.254")
+        async with watching() as watched:
+            assert gateways(watched) == ("192.168.7.254",)
+            ip("route add default via fd00::1")
+            await watched.until(lambda: gateways(watched) == ("192.168.7.254", "fd00::1"))
+            ip("route replace default via 192.168.7.253")
+            await watched.until(lambda: gateways(watched) == ("192.168.7.253", "fd00::1"))
+            ip("route add default via 192.168.7.252 metric 9")
+            await watched.until(lambda: gateways(watched) == ("192.168.7.252", "192.168.7.253", "fd00::1"))
+            ip("route del default via 192.168.7.253", "route del default via fd00::1")
+            await watched.until(lambda: gateways(watched) == ("192.168.7.252",))
+            ip("link set up0 down")
+            await watched.until(lambda: gateways(watched) == ())
+
+    asyncio.run(story())
+
+
 def test_a_burst_is_one_batch() -> None:
     async def story() -> None:
         async with watching() as watched:

@@ -115,6 +115,20 @@ def test_b15_an_address_that_becomes_a_nodes_or_a_pods_is_given_up_and_taken_bac
         assert list(node.cycle.notes()) == []
 
 
+@of_each_family
+def test_b15_a_gateway_of_this_node_is_not_to_be_claimed(facts: Facts) -> None:
+    node = a_node(service(external_ips=(facts.external,)), *PODS)
+    uplink = LINKS[1]
+    after(node, Interface(uplink.name, addresses=uplink.addresses, gateways=(facts.external,)))
+    assert naming(node.world.state, facts.external) == []
+    assert [note.message for note in node.cycle.notes()] == [
+        f"external IP {facts.external} is refused: it is a gateway of node node1, which would lose its way out; "
+        "choose an address that nobody has"
+    ]
+    after(node, uplink)
+    assert by_server(node.world.state)[facts.external, 80] == {facts.here, facts.there}
+
+
 def test_nodes_that_join_touch_no_service_but_those_in_their_way() -> None:
     node = a_node(service(external_ips=("203.0.113.9",)), *PODS)
     assert (

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kube_router.cache.cache import Cache
-from kube_router.codec.netlink import attribute
+from kube_router.codec.netlink import Reply, attribute
 from kube_router.codec.notices import (
     AddressGone,
     AddressSeen,
@@ -21,8 +21,11 @@ from kube_router.codec.notices import (
     RouteReplaced,
     RuleGone,
     Told,
+    WayOut,
+    WaysChanged,
     filter_program,
     parse,
+    ways_out,
 )
 from kube_router.model.objects import Interface, Kind, Name, Ref
 from kube_router.model.state import Key
@@ -328,16 +331,84 @@ def test_a_lost_default_route_has_a_prefix() -> None:
     assert parse(25, memoryview(head + body)) == RouteGone("::/0", 300, 17, 2, False)
 
 
+GATEWAY = WayOut(2, "192.168.0.254")
+
+
+def test_gateways_of_default_routes_are_told_with_their_link() -> None:
+    made = LinkTable()
+    made.replace([ETH, ETH_ADDRESS, BRIDGE])
+    made.replace_ways([GATEWAY, WayOut(2, "fe80::1"), WayOut(4, "10.0.0.1")])
+    assert {link.name.name: link.gateways for link in made.complete().objects if isinstance(link, Interface)} == {
+        "eth0": ("192.168.0.254",),
+        "kube-bridge": ("10.0.0.1",),
+    }
+    made.replace_ways([WayOut(2, "192.168.0.253")])
+    assert {event.object.gateways for event in made.take() if isinstance(event, Put)} == {("192.168.0.253",), ()}
+    made.replace_ways([WayOut(2, "192.168.0.253")])
+    assert made.take() == []
+
+
+DEFAULT4 = RouteGone("0.0.0.0/0", 254, 16, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("told", "doubtful"),
+    [
+        (WaysChanged(), True),
+        (DEFAULT4, True),
+        (DEFAULT4._replace(prefix="::/0"), True),
+        (RouteReplaced("0.0.0.0/0", 254), True),
+        (changed(ETH, up=False), True),
+        (LinkGone(2), True),
+        (AddressGone(2, "192.168.0.1/24"), True),
+        (DEFAULT4._replace(table=77), False),
+        (DEFAULT4._replace(prefix="10.0.0.0/8"), False),
+        (RouteReplaced("10.0.0.0/8", 254), False),
+        (LinkGone(4), False),
+        (changed(ETH, mtu=1400), False),
+        (AddressSeen(2, "192.168.0.2/24"), False),
+    ],
+)
+def test_default_routes_are_asked_for_anew_when_they_may_have_changed(told: Told, doubtful: bool) -> None:
+    made = table(ETH, ETH_ADDRESS, BRIDGE)
+    made.replace_ways([GATEWAY])
+    made.hear(told)
+    assert made.ways_doubtful == doubtful
+    made.replace_ways([GATEWAY])
+    assert not made.ways_doubtful
+
+
+def test_ways_out_are_read_from_a_dump_of_the_main_table() -> None:
+    def route(length: int, table: int, *attributes: bytes) -> Reply:
+        return Reply(24, 0, 0, memoryview(struct.pack("=BBBBBBBBI", 2, length, 0, 0, table, 16, 0, 1, 0) + b"".join(attributes)))
+
+    link, gateway = attribute(4, struct.pack("=I", 2)), attribute(5, bytes([192, 168, 0, 254]))
+    through = attribute(9, struct.pack("=HBBi", 16, 0, 0, 3) + attribute(5, bytes([10, 0, 0, 1])))
+    found = [
+        route(0, 254, link, gateway),
+        route(0, 254, link),
+        route(24, 254, link, gateway),
+        route(0, 77, link, gateway),
+        route(0, 254, through),
+    ]
+    assert list(ways_out(found)) == [GATEWAY, WayOut(3, "10.0.0.1")]
+    assert parse(24, found[0].payload) == WaysChanged()
+    assert parse(24, found[2].payload) is None
+    assert parse(24, found[0].payload, 0x100) == RouteReplaced("0.0.0.0/0", 254)
+
+
 def test_the_filter_drops_notices_of_new_neighbours_and_of_routes_that_take_no_others_place() -> None:
-    def verdict(kind: int, flags: int = 0) -> int:
+    def verdict(kind: int, flags: int = 0, length: int = 24) -> int:
         """Run the program as the kernel does."""
-        message = struct.pack("=IHHII", 16, kind, flags, 0, 0)
+        message = struct.pack("=IHHIIBB", 16, kind, flags, 0, 0, 2, length)
         program, at, accumulator = filter_program(), 0, 0
         while True:
             code, yes, no, operand = program[at]
             at += 1
             if code == 0x28:
                 accumulator = int.from_bytes(message[operand : operand + 2], "big")
+            elif code == 0x30:
+                accumulator = message[operand]
             elif code == 0x15:
                 at += yes if accumulator == operand else no
             elif code == 0x45:
@@ -349,3 +420,4 @@ def test_the_filter_drops_notices_of_new_neighbours_and_of_routes_that_take_no_o
 
     assert [kind for kind in range(16, 36) if not verdict(kind)] == [24, 28]
     assert [kind for kind in range(16, 36) if not verdict(kind, 0x100)] == [28]
+    assert [kind for kind in range(16, 36) if not verdict(kind, length=0)] == [28], "default routes are few, and lead to gateways"

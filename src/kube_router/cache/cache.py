@@ -47,7 +47,7 @@ class View:
     """What controllers read. Stores by kind; indexes: pods by "ip", "node" and "namespace", slices by "service",
     policies by "namespace", nodes by "address" (published ones, too) and "range" (pod CIDRs, and their family and length), Services by
     "claim" (model.objects.Claim), "address" and "outside" (True: external or load-balancer IPs), links by "address" (without
-    length), paths by "hop"."""
+    length) and "gateway", paths by "hop"."""
 
     def __init__(self) -> None:
         self.nodes: Store[Node] = Store(address=lambda node: (*node.addresses, *node.datapath), range=_ranges)
@@ -62,7 +62,9 @@ class View:
         self.slices: Store[EndpointSlice] = Store(service=lambda piece: (piece.service,))
         self.policies: Store[NetworkPolicy] = Store(namespace=lambda policy: (policy.name.namespace,))
         self.namespaces: Store[Namespace] = Store()
-        self.interfaces: Store[Interface] = Store(address=lambda link: (prefix.partition("/")[0] for prefix in link.addresses))
+        self.interfaces: Store[Interface] = Store(
+            address=lambda link: (prefix.partition("/")[0] for prefix in link.addresses), gateway=lambda link: link.gateways
+        )
         self.paths: Store[BestPath] = Store(hop=lambda path: path.next_hops)
         self.cni_files: Store[CniFile] = Store()
         self._stores: dict[Kind, Store[Any]] = {

@@ -9,12 +9,14 @@ saves its import (0.5 s) on the way to the first write.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from kube_router.codec import neighbours
 from kube_router.codec.neighbours import DELETE_NEIGHBOUR, NEW_NEIGHBOUR
 from kube_router.codec.netlink import DUMP, REPLACE, REQUEST, U32, Message, Reply, attribute, attributes
 from kube_router.codec.policy_rules import DELETE_RULE, parse_rule
+from kube_router.codec.routes import parse_route
 from kube_router.codec.rtnetlink import (
     DELETE_ROUTE,
     LENGTH,
@@ -27,6 +29,7 @@ from kube_router.codec.rtnetlink import (
     text,
 )
 
+MAIN_TABLE: Final = 254  # RT_TABLE_MAIN
 NEW_LINK, DELETE_LINK, _GET_LINK = 16, 17, 18  # RTM_*
 NEW_ADDRESS, DELETE_ADDRESS, _GET_ADDRESS = 20, 21, 22
 
@@ -93,6 +96,17 @@ class RouteReplaced(NamedTuple):
     table: int
 
 
+class WaysChanged(NamedTuple):
+    """A default route of the main table came, went or was replaced."""
+
+
+class WayOut(NamedTuple):
+    """A default route of the main table leads over this link to this gateway."""
+
+    link: int
+    gateway: str
+
+
 class RuleGone(NamedTuple):
     """A policy rule that names a source, a table and nothing else is there no more."""
 
@@ -109,7 +123,7 @@ class EntryGone(NamedTuple):
     mac: str
 
 
-Told = LinkSeen | LinkGone | AddressSeen | AddressGone | RouteGone | RouteReplaced | RuleGone | EntryGone
+Told = LinkSeen | LinkGone | AddressSeen | AddressGone | RouteGone | RouteReplaced | WaysChanged | RuleGone | EntryGone
 
 
 def dump_links() -> Message:
@@ -135,26 +149,43 @@ def parse(kind: int, payload: memoryview, flags: int = 0) -> Told | None:
     if kind == DELETE_ROUTE:
         return _route_gone(payload)
     if kind == NEW_ROUTE:
-        gone = _route_gone(payload) if flags & REPLACE else None
-        return RouteReplaced(gone.prefix, gone.table) if gone else None
+        return _route_seen(payload, flags)
     if kind == DELETE_RULE:
         return _rule_gone(kind, payload)
     return _entry_gone(kind, payload) if kind == DELETE_NEIGHBOUR else None
 
 
+def default_route(payload: memoryview) -> bool:
+    """Whether a route message is about a default route of the main table; told from its head, for tables may be long."""
+    _, length, _, _, table, _, _, _, _ = ROUTE_MESSAGE.unpack_from(payload)
+    return bool(length == 0 and table == MAIN_TABLE)
+
+
+def ways_out(found: Iterable[Reply]) -> Iterator[WayOut]:
+    """Gateways of the default routes in a dump of the main table."""
+    for reply in found:
+        if reply.type == NEW_ROUTE and default_route(reply.payload):
+            route = parse_route(reply)
+            for hop in route.hops if route is not None else ():
+                if hop.gateway:
+                    yield WayOut(hop.link, hop.gateway)
+
+
 def filter_program() -> list[tuple[int, int, int, int]]:
     """A socket filter (linux/filter.h) that drops notices which nobody here reads, for there may be a million: of new neighbours, and
-    of new routes that take no other's place.
+    of new routes that take no other's place and are no default route.
 
     Instructions as (code, jump if true, jump if false, operand). Filters load numbers in network order, netlink has them in the host's.
     """
     new_route, new_neighbour, replace = (int.from_bytes(struct.pack("=H", n), "big") for n in (NEW_ROUTE, NEW_NEIGHBOUR, REPLACE))
     return [
         (0x28, 0, 0, 4),  # load the half word at 4: nlmsg_type
-        (0x15, 3, 0, new_neighbour),  # RTM_NEWNEIGH: drop
-        (0x15, 0, 3, new_route),  # anything but RTM_NEWROUTE: keep
+        (0x15, 5, 0, new_neighbour),  # RTM_NEWNEIGH: drop
+        (0x15, 0, 5, new_route),  # anything but RTM_NEWROUTE: keep
         (0x28, 0, 0, 6),  # load nlmsg_flags
-        (0x45, 1, 0, replace),  # NLM_F_REPLACE: keep
+        (0x45, 3, 0, replace),  # NLM_F_REPLACE: keep
+        (0x30, 0, 0, 17),  # load the octet at 17: rtm_dst_len
+        (0x15, 1, 0, 0),  # no length, a default route: keep
         (0x06, 0, 0, 0),  # drop the message
         (0x06, 0, 0, 0xFFFFFFFF),  # keep all of it
     ]
@@ -190,6 +221,13 @@ def _address(payload: memoryview, *, there: bool) -> Told | None:
         (flags,) = U32.unpack(found[_IFA_FLAGS])
     prefix = f"{text(octets, family_in(number))}/{length}"
     return AddressSeen(index, prefix) if there and not flags & _DADFAILED else AddressGone(index, prefix)
+
+
+def _route_seen(payload: memoryview, flags: int) -> Told | None:
+    if flags & REPLACE:
+        gone = _route_gone(payload)
+        return RouteReplaced(gone.prefix, gone.table) if gone else None
+    return WaysChanged() if default_route(payload) else None
 
 
 def _route_gone(payload: memoryview) -> RouteGone | None:

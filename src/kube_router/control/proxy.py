@@ -57,8 +57,8 @@ class ProxyController:
         if self._around is None or any(self._is_ours(ref) for ref in changes):
             yield from self._look_around(view)
         assert self._around is not None
-        nodes = [(ref, before) for ref, before in changes.items() if ref.kind is Kind.NODE]
-        yield from obstacles.concerned(((before, view.nodes.get(ref.name)) for ref, before in nodes), view)
+        owners = [(ref, before) for ref, before in changes.items() if ref.kind in (Kind.NODE, Kind.INTERFACE)]
+        yield from obstacles.concerned(((before, view.store(ref.kind).get(ref.name)) for ref, before in owners), view)
         for ref, before in changes.items():
             if ref.kind is Kind.SERVICE:
                 yield ref

@@ -271,7 +271,7 @@ class Namespace(msgspec.Struct, frozen=True, gc=False):
 
 
 class Interface(msgspec.Struct, frozen=True, gc=False):
-    """A link of this host. `addresses`: "address/prefix length" as configured, host bits kept."""
+    """A link of this host. `addresses`: "address/prefix length" as configured, host bits kept. `gateways`: of default routes over it."""
 
     name: Name
     index: int = 0
@@ -279,6 +279,7 @@ class Interface(msgspec.Struct, frozen=True, gc=False):
     up: bool = True
     mtu: int = 0
     addresses: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
 
 
 class BestPath(msgspec.Struct, frozen=True, gc=False):

@@ -18,8 +18,21 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from kube_router.codec.netlink import Message, Reply, replies
-from kube_router.codec.notices import GROUPS, RouteReplaced, Told, dump_addresses, dump_links, filter_program, parse
+from kube_router.codec.notices import (
+    GROUPS,
+    MAIN_TABLE,
+    RouteReplaced,
+    Told,
+    WayOut,
+    dump_addresses,
+    dump_links,
+    filter_program,
+    parse,
+    ways_out,
+)
+from kube_router.codec.routes import dump_routes
 from kube_router.kit.errors import TargetError
+from kube_router.kit.net import FAMILIES
 from kube_router.telemetry.logging import get_logger
 from kube_router.watch.events import Batch, Sink
 from kube_router.watch.gate import Backoff
@@ -61,7 +74,8 @@ class InterfaceWatch:
         self._dumper: Dumper | None = None
         self._table = LinkTable()
         self._socket: socket.socket | None = None
-        self._lost = asyncio.Event()
+        self._lost = False  # notices, so that only a new list tells what is
+        self._awake = asyncio.Event()
         self._flush: asyncio.TimerHandle | None = None
         self._status = Status(since=time.monotonic())
 
@@ -76,10 +90,15 @@ class InterfaceWatch:
         self._socket = _subscribed(self._buffer)
         try:
             while True:
-                self._lost.clear()
+                self._lost = False
                 await self._list()
                 loop.add_reader(self._socket, self._read)
-                await self._lost.wait()
+                while not self._lost:
+                    self._awake.clear()
+                    if self._table.ways_doubtful:
+                        await self._look_for_ways()
+                    else:
+                        await self._awake.wait()
                 loop.remove_reader(self._socket)
                 log.step("notices of links were lost, listing anew")
         finally:
@@ -94,24 +113,45 @@ class InterfaceWatch:
         self._discard()
         while True:
             try:
-                told = await asyncio.to_thread(self._dump)
+                told, ways = await asyncio.to_thread(self._dump)
                 break
             except (TargetError, OSError) as error:
                 failures += 1
                 self._status = Status(listed=self._status.listed, error=f"cannot list links: {error}", since=time.monotonic())
                 await asyncio.sleep(_BACKOFF.delay(failures, 0.5))
         self._table.replace(told)
+        self._table.replace_ways(ways)
         self._hear_all()
         if self._status.error or not self._status.listed:
             self._status = Status(listed=True, since=time.monotonic())
         self._sink(Batch((self._table.complete(),)))
         self._tell_disturbance()
 
-    def _dump(self) -> list[Told]:
+    async def _look_for_ways(self) -> None:
+        """Default routes changed: tell what they are now. While the kernel does not say, they stay as they were told last."""
+        self._table.ways_doubtful = False
+        try:
+            ways = await asyncio.to_thread(self._dump_ways)
+        except (TargetError, OSError) as error:
+            log.step(f"cannot list default routes, trying again: {error}")
+            self._table.ways_doubtful = True
+            await asyncio.sleep(_BACKOFF.most)
+            return
+        doubtful = self._table.ways_doubtful  # by notices that came meanwhile
+        self._table.replace_ways(ways)
+        self._table.ways_doubtful = doubtful
+        self._tell()
+
+    def _dump(self) -> tuple[list[Told], list[WayOut]]:
         if self._dumper is None:
             self._dumper = self._make_dumper()
         found = self._dumper.dump(dump_links()) + self._dumper.dump(dump_addresses())
-        return [told for reply in found if (told := parse(reply.type, reply.payload)) is not None]
+        told = [one for reply in found if (one := parse(reply.type, reply.payload)) is not None]
+        return told, self._dump_ways()
+
+    def _dump_ways(self) -> list[WayOut]:
+        assert self._dumper is not None
+        return [way for family in FAMILIES for way in ways_out(self._dumper.dump(dump_routes(family, table=MAIN_TABLE)))]
 
     # -- notices ---------------------------------------------------------------------------------------------------------------
 
@@ -131,7 +171,8 @@ class InterfaceWatch:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self._lost.set()
+                self._lost = True
+                self._awake.set()
                 return
             for reply in replies(data):
                 told = parse(reply.type, reply.payload, reply.flags)
@@ -151,13 +192,17 @@ class InterfaceWatch:
                     raise
 
     def _tell(self) -> None:
-        self._flush = None
-        if self._lost.is_set():
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+        if self._lost:
             return  # the list that follows tells all
         batch = Batch(tuple(self._table.take()))
         if batch:
             self._sink(batch)
         self._tell_disturbance()
+        if self._table.ways_doubtful:
+            self._awake.set()
 
     def _tell_disturbance(self) -> None:
         disturbance = self._table.disturbance()

@@ -18,7 +18,20 @@ from typing import Final
 
 import msgspec
 
-from kube_router.codec.notices import AddressGone, AddressSeen, EntryGone, LinkGone, LinkSeen, RouteGone, RouteReplaced, RuleGone, Told
+from kube_router.codec.notices import (
+    MAIN_TABLE,
+    AddressGone,
+    AddressSeen,
+    EntryGone,
+    LinkGone,
+    LinkSeen,
+    RouteGone,
+    RouteReplaced,
+    RuleGone,
+    Told,
+    WayOut,
+    WaysChanged,
+)
 from kube_router.model.names import DUMMY, OVERLAY_TABLE, ROUTE_PROTOCOL, VXLAN_LINK, is_tunnel
 from kube_router.model.objects import Interface, Kind, Name, Ref
 from kube_router.model.state import Key
@@ -53,10 +66,13 @@ class LinkTable:
         self._written = frozenset(written)
         self._links: dict[int, LinkSeen] = {}
         self._addresses: dict[int, set[str]] = {}
+        self._ways: dict[int, set[str]] = {}
         self._told: dict[int, Interface] = {}
         self._touched: set[int] = set()
         self._lost_keys: set[Key] = set()
         self._lost_kinds: set[type[Key]] = set()
+        # Whether default routes may differ from what was last told of them: a link that goes down takes its own along without a word.
+        self.ways_doubtful = False
 
     def replace(self, told: Iterable[Told]) -> None:
         """A complete dump of links and addresses. What was lost since the last one is not known, so everything counts as disturbed."""
@@ -67,6 +83,15 @@ class LinkTable:
             self._take_in(one)
         self._lost_keys = set()
         self._lost_kinds = {LinkKey, AddressKey, RouteKey, TunnelKey, RuleKey, FdbKey, NeighbourKey} if before else set()
+
+    def replace_ways(self, ways: Iterable[WayOut]) -> None:
+        """A complete dump of the default routes. Gateways that are known by a link-local address are nobody's to claim."""
+        before, self._ways = self._ways, {}
+        for way in ways:
+            if _speaks_for_the_host(way.gateway):
+                self._ways.setdefault(way.link, set()).add(way.gateway)
+        self._touched.update(link for link in before.keys() | self._ways.keys() if before.get(link) != self._ways.get(link))
+        self.ways_doubtful = False
 
     def hear(self, told: Told) -> None:
         """One notice."""
@@ -83,6 +108,9 @@ class LinkTable:
                 self._lost_route(told)
             case RouteReplaced(prefix=prefix, table=table):
                 self._lost_keys.add(RouteKey(prefix, table))
+                self._doubt_ways(prefix, table)
+            case WaysChanged():
+                self.ways_doubtful = True
             case RuleGone(source=source, table=table):
                 self._lost_keys.add(RuleKey(source, table))
             case EntryGone():
@@ -133,7 +161,7 @@ class LinkTable:
                 self._addresses.setdefault(index, set()).add(prefix)
             case AddressGone(link=index, prefix=prefix):
                 self._addresses.get(index, set()).discard(prefix)
-            case RouteGone() | RouteReplaced() | RuleGone() | EntryGone():
+            case RouteGone() | RouteReplaced() | WaysChanged() | RuleGone() | EntryGone():
                 return
         self._touched.add(told.link)
 
@@ -145,11 +173,16 @@ class LinkTable:
         if (link.master or link.kind == "veth") and not any(_speaks_for_the_host(prefix) for prefix in addresses):
             return None
         kept = () if link.name in self._written else tuple(sorted(addresses, key=lambda prefix: (":" in prefix, prefix)))
-        return Interface(name=Name("", link.name), index=index, kind=link.kind, up=link.up, mtu=link.mtu, addresses=kept)
+        gateways = tuple(sorted(self._ways.get(index, ())))
+        return Interface(Name("", link.name), index=index, kind=link.kind, up=link.up, mtu=link.mtu, addresses=kept, gateways=gateways)
 
     # -- disturbance ----------------------------------------------------------------------------------------------------------
 
+    def _doubt_ways(self, prefix: str, table: int) -> None:
+        self.ways_doubtful |= table == MAIN_TABLE and prefix.endswith("/0")
+
     def _flapped(self, link: LinkSeen) -> None:
+        self.ways_doubtful |= link.link in self._ways
         if is_tunnel(link.name):
             self._lost_keys.add(TunnelKey(link.name))
         elif self._interface(link.link) is not None:
@@ -159,6 +192,7 @@ class LinkTable:
                 self._lost_kinds.add(AddressKey)  # its local routes went, and come back without our source
 
     def _lost_link(self, index: int) -> None:
+        self.ways_doubtful |= index in self._ways
         link = self._links.get(index)
         if link is not None and is_tunnel(link.name):
             self._lost_keys.add(TunnelKey(link.name))
@@ -168,6 +202,7 @@ class LinkTable:
             self._lost_kinds.add(RouteKey)
 
     def _lost_address(self, index: int, prefix: str) -> None:
+        self.ways_doubtful |= index in self._ways
         link = self._links.get(index)
         if link is None:
             return
@@ -182,6 +217,7 @@ class LinkTable:
             self._lost_keys.add(FdbKey(link.name, entry.mac) if entry.forwarding else NeighbourKey(link.name, entry.address))
 
     def _lost_route(self, route: RouteGone) -> None:
+        self._doubt_ways(route.prefix, route.table)
         if route.protocol == ROUTE_PROTOCOL or route.table == OVERLAY_TABLE:
             self._lost_keys.add(RouteKey(route.prefix, route.table))
         link = self._links.get(route.link)

@@ -12,7 +12,7 @@ from typing import Final
 
 from kube_router.cache.cache import View
 from kube_router.kit.net import Family, contains, family_of
-from kube_router.model.objects import Kind, Node, Object, Ref, Service
+from kube_router.model.objects import Interface, Kind, Node, Object, Ref, Service
 
 _BITS: Final[dict[Family, int]] = {4: 32, 6: 128}
 _ADVICE: Final = "choose an address that nobody has"
@@ -23,17 +23,19 @@ def obstacle(address: str, own: str, view: View) -> str:
     others = [node.name.name for node in view.nodes.each("address", address) if node.name.name != own]
     if others:
         return f"it is an address of node {min(others)}, whose own traffic would be drawn away; {_ADVICE}"
+    if view.interfaces.has("gateway", address):
+        return f"it is a gateway of node {own}, which would lose its way out; {_ADVICE}"
     for cidr in _ranges_around(address, view):
         owner = min(node.name.name for node in view.nodes.each("range", cidr))
         return f"it lies in {cidr}, the pods of node {owner}; {_ADVICE}"
     return ""
 
 
-def concerned(nodes: Iterable[tuple[Object | None, Object | None]], view: View) -> Iterator[Ref]:
-    """Services for whose addresses these nodes, each as it was and as it is, may have become or ceased to be an obstacle."""
+def concerned(changed: Iterable[tuple[Object | None, Object | None]], view: View) -> Iterator[Ref]:
+    """Services for whose addresses these nodes and links, each as it was and as it is, may have become or ceased to be an obstacle."""
     addresses: set[str] = set()
     ranges: set[str] = set()
-    for before, now in nodes:
+    for before, now in changed:
         addresses |= _addresses(before) ^ _addresses(now)
         ranges |= _pod_ranges(before) ^ _pod_ranges(now)
     for address in addresses:
@@ -45,8 +47,10 @@ def concerned(nodes: Iterable[tuple[Object | None, Object | None]], view: View) 
                 yield Ref(Kind.SERVICE, service.name)
 
 
-def _addresses(node: Object | None) -> set[str]:
-    return {*node.addresses, *node.datapath} if isinstance(node, Node) else set()
+def _addresses(value: Object | None) -> set[str]:
+    if isinstance(value, Interface):
+        return set(value.gateways)
+    return {*value.addresses, *value.datapath} if isinstance(value, Node) else set()
 
 
 def _pod_ranges(node: Object | None) -> set[str]:
