@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 
@@ -48,6 +49,12 @@ NUMBERS = (
     "bps_in",
     "bps_out",
 )
+
+
+class Part(NamedTuple):
+    """An item that is a part of a Service, as a pod behind it is."""
+
+    about: Ref
 
 
 class Scraped:
@@ -141,6 +148,7 @@ def test_direct_server_return_has_series_and_what_is_counted_apart_adds_up(vip, 
             SetMember(prefix + CLUSTER_MARKS, f"{vip},tcp:443"): Member(mark=0x202AB),
         },
     )
+    scraped.ledger.want(Part(WEB), {direct: VirtualServer()})
     scraped.dump = [service_reply(key, STATS) for key in (direct, cluster, by_address(vip, port=443), by_mark(0x7, family))]
     assert scraped.series() == {("shop", "web", vip, "tcp", "80"): 11, ("shop", "web", vip, "tcp", "443"): 22}
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
+from kube_router.app.reporting import ref_of
 from kube_router.codec.ipvs import GENL_NAME, Packer
 from kube_router.codec.ipvs_stats import ServiceStats, parse_counters
 from kube_router.codec.netlink import Reply
@@ -76,8 +77,8 @@ def series(replies: Iterable[Reply], ledger: Ledger) -> Iterator[Sample]:
     counted: dict[Values, ServiceStats] = {}
     for reply in paced(replies):
         key, stats = parse_counters(reply)
-        owner = ledger.winner(key)
-        if not isinstance(owner, Ref):
+        owner = ref_of(ledger.winner(key))
+        if owner is None:
             continue
         place = _marked(key.mark, ledger, owner) if key.mark else (key.address, names.PROTOCOLS.get(key.protocol, ""), str(key.port))
         if place is None:
