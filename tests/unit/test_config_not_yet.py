@@ -13,9 +13,6 @@ from kube_router.config.validate import parse
 
 ASKING: dict[str, dict[str, Any]] = {
     "runtime-endpoint": {"runtime_endpoint": "unix:///run/x"},
-    "service-tcp-timeout": {"service_tcp_timeout": 1.0},
-    "service-tcpfin-timeout": {"service_tcpfin_timeout": 1.0},
-    "service-udp-timeout": {"service_udp_timeout": 1.0},
 }
 NOBODY = {"run_router": False, "run_service_proxy": False, "run_firewall": False}
 

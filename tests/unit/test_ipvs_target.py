@@ -23,6 +23,7 @@ from kube_router.model.state.ipvs import (
     VirtualServer,
     VirtualServerKey,
 )
+from kube_router.plan.ownership import outside
 from tests.ipvs_kernel import FakeIpvs
 
 TCP, UDP = 6, 17
@@ -126,6 +127,20 @@ def test_b20_foreign_services_by_mark_and_by_address_are_neither_seen_nor_touche
     ipvs.apply([*gone(at(1)), Change(WEB, VirtualServer(), None)])
     assert kernel.services.keys() == {foreign, vip}
     assert kernel.order(vip) == ["10.1.0.9"]
+
+
+@pytest.mark.parametrize(("cidr", "address"), [("10.233.0.0/24", "10.233.0.1"), ("fd00:233::/64", "fd00:233::1")])
+def test_what_is_found_inside_excluded_cidrs_stays_unless_a_service_wants_it(kernel, cidr, address):
+    family = 6 if ":" in address else 4
+    inside = VirtualServerKey(address, TCP, 80, family=family)
+    beside = VirtualServerKey({4: "10.233.1.1", 6: "fd00:234::1"}[family], TCP, 80, family=family)
+    mark = VirtualServerKey("", 0, 0, mark=5, family=family)
+    target(kernel).apply(put(inside, at(1, inside), beside, mark))
+    ipvs = target(kernel, adopted=outside((cidr,), lambda _key: True))
+    assert ipvs.observe({}).keys() == {beside, mark}
+    assert ipvs.observe({inside: VirtualServer()}).keys() == {inside, at(1, inside), beside, mark}
+    ipvs.apply([Change(inside, VirtualServer(), None)])
+    assert inside not in kernel.services, "what is served for a Service goes with it"
 
 
 # -- timeouts --------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from kube_router.desired.proxy.node import node
 from kube_router.desired.proxy.surroundings import Surroundings, surroundings
 from kube_router.model.objects import Interface, Name, Node
 from kube_router.model.state import Key, Value
+from kube_router.model.state.ipvs import IpvsTimeouts, IpvsTimeoutsKey
 from kube_router.model.state.links import Link, LinkKey, Sysctl, SysctlKey
 from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey, Member, SetKey, SetMember, SetSpec
 
@@ -191,3 +192,10 @@ def test_strict_reverse_path_filters_become_loose_and_others_stay():
     assert "net/ipv4/conf/kube-bridge/rp_filter" not in sysctls(state(links=LINKS[:2])), "a link that is not there yet"
     only_ipv6 = sysctls(state((6,), enable_ipv4=False, enable_ipv6=True))
     assert not [path for path in only_ipv6 if "rp_filter" in path]
+
+
+def test_ipvs_timeouts_are_wanted_where_a_flag_is_set_in_whole_seconds_and_never_as_none():
+    assert IpvsTimeoutsKey() not in state()
+    wanted = state(service_tcp_timeout=90.7, service_udp_timeout=0.2)[IpvsTimeoutsKey()]
+    assert wanted == IpvsTimeouts(tcp=90, udp=1)
+    assert state(service_tcpfin_timeout=5.0)[IpvsTimeoutsKey()] == IpvsTimeouts(tcp_fin=5)

@@ -9,10 +9,12 @@ from typing import Final
 
 import msgspec
 
+from kube_router.cache.cache import View
 from kube_router.config.options import Options
 from kube_router.control.absent import Absent
-from kube_router.control.controller import Controller
+from kube_router.control.controller import Controller, Keeper
 from kube_router.control.datapath import DatapathController
+from kube_router.control.draining import Connections, Draining, ending
 from kube_router.control.fib import FibController
 from kube_router.control.netpol import NetpolController
 from kube_router.control.proxy import ProxyController
@@ -20,7 +22,7 @@ from kube_router.control.routing import RoutingController
 from kube_router.control.speaker import SpeakerController
 from kube_router.control.stranded import StrandedController
 from kube_router.model.state import Key
-from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
+from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import LinkKey
 
 _LOOK_AT_OWN_NODE: Final = 15.0  # seconds; it is in the cache, looking costs nothing
@@ -48,6 +50,13 @@ def running(options: Options) -> Iterator[Running]:
         yield Running(NetpolController(options), options.iptables_sync_period)
 
 
+def keeper(controller: Controller, options: Options, view: View, connections: Connections) -> Keeper | None:
+    """Who keeps for a while what this controller lets go; `connections` asks IPVS."""
+    if not (isinstance(controller, ProxyController) and options.ipvs_graceful_termination):
+        return None
+    return Draining(options.ipvs_graceful_period, connections=connections, ends=ending(view))
+
+
 def absent(options: Options) -> Iterator[Absent]:
     """Controllers that are switched off. The bridge stays: another's CNI configuration may put pods on it."""
     missing = not_in_this_kernel()
@@ -72,7 +81,7 @@ def everything() -> tuple[Absent, ...]:
 
 def not_in_this_kernel() -> tuple[type[Key], ...]:
     """Kinds of which nothing can be left over, since the kernel has not loaded what holds them; loading it to look would be absurd."""
-    return () if Path("/proc/net/ip_vs").exists() else (VirtualServerKey, DestinationKey)
+    return () if Path("/proc/net/ip_vs").exists() else (VirtualServerKey, DestinationKey, IpvsTimeoutsKey)
 
 
 def kernel_version() -> tuple[int, int]:

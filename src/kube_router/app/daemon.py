@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from kube_router.app.acceptance import Acceptance
 from kube_router.app.cloud import source_check
-from kube_router.app.controllers import absent, running
+from kube_router.app.controllers import absent, keeper, running
 from kube_router.app.inbox import Inbox
 from kube_router.app.metering import meter
 from kube_router.app.outcomes import passed
@@ -147,6 +147,7 @@ class Daemon:
             targets=self._targets.of(controller.writes),
             report=self._reporting,
             call=self._in_thread,
+            keeper=keeper(controller, self._options, self._cache.view, self._targets.connections),
         )
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:

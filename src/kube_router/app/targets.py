@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,11 @@ from kube_router.config.options import Options
 from kube_router.control.controller import Target
 from kube_router.model.objects import Name
 from kube_router.model.state import Key
-from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
+from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetMember
 from kube_router.model.state.tunnels import Tunnel
-from kube_router.plan.ownership import adopted_services
+from kube_router.plan.ownership import adopted_services, outside
 from kube_router.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Targets:
         self._choice: Choice | None = None
         self.sets = SetTarget(self.commands)
         self.rules = Later((ChainKey, JumpKey), lambda: self._rules(options.iptables_backend))
-        self.ipvs = Later((VirtualServerKey, DestinationKey), self._ipvs)
+        self.ipvs = Later((VirtualServerKey, DestinationKey, IpvsTimeoutsKey), self._ipvs)
         self.addresses = Later((AddressKey,), _addresses)
         self.routes = RouteTarget()
         self.tunnels = TunnelTarget()
@@ -88,6 +88,13 @@ class Targets:
     def of(self, kinds: tuple[type[Key], ...]) -> list[Target]:
         """Those that hold any of these kinds."""
         return [target for target in self._all if set(kinds) & set(target.kinds)]
+
+    def connections(self, servers: Collection[VirtualServerKey]) -> Mapping[DestinationKey, int]:
+        """Connections of the destinations of these services, as far as IPVS tells. Raises as a target does."""
+        from kube_router.apply.kernel.ipvs import IpvsTarget
+
+        ipvs = self.ipvs.opened
+        return ipvs.connections(servers) if isinstance(ipvs, IpvsTarget) else {}
 
     def leave_other_backend(self) -> None:
         """Remove what is ours from the backend of iptables that was not chosen: what an earlier run left, of us or of the original.
@@ -130,7 +137,8 @@ class Targets:
         return IpvsTarget(adopted=self._adopted, flows=Flows())
 
     def _adopted(self) -> Callable[[VirtualServerKey], bool]:
-        return adopted_services(key for key in self.sets.observe({}) if isinstance(key, SetMember))
+        left = adopted_services(key for key in self.sets.observe({}) if isinstance(key, SetMember))
+        return outside(self._options.excluded_cidrs, left)
 
 
 def _addresses() -> Target:

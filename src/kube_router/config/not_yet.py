@@ -28,13 +28,9 @@ class NotYet:
 NOT_YET: Final[tuple[NotYet, ...]] = (
     NotYet("enable-pprof", lambda o: o.enable_pprof, "profiling over HTTP"),
     NotYet("hairpin-mode", lambda o: o.hairpin_mode, "hairpin traffic"),
-    NotYet("ipvs-graceful-termination", lambda o: o.ipvs_graceful_termination, "draining of removed endpoints"),
     NotYet("netpol-default-deny", lambda o: o.netpol_default_deny, "denying pods whose policies are not in place"),
     NotYet("run-loadbalancer", lambda o: o.run_loadbalancer, "the load-balancer allocator"),
     NotYet("runtime-endpoint", lambda o: bool(o.runtime_endpoint), "direct server return"),
-    NotYet("service-tcp-timeout", lambda o: o.service_tcp_timeout > 0, "setting IPVS timeouts"),
-    NotYet("service-tcpfin-timeout", lambda o: o.service_tcpfin_timeout > 0, "setting IPVS timeouts"),
-    NotYet("service-udp-timeout", lambda o: o.service_udp_timeout > 0, "setting IPVS timeouts"),
     NotYet("use-nftables-for-netpol", lambda o: o.use_nftables_for_netpol, "the nftables backend"),
 )
 

@@ -16,7 +16,7 @@ from kube_router.desired.proxy.service import virtual_servers
 from kube_router.desired.proxy.surroundings import Surroundings, surroundings
 from kube_router.model.objects import EndpointSlice, Kind, Name, Object, Ref, Service
 from kube_router.model.state import Key
-from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
+from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, LinkKey, SysctlKey
 from kube_router.model.state.listeners import HealthPortKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
@@ -39,6 +39,7 @@ class ProxyController:
         JumpKey,
         VirtualServerKey,
         DestinationKey,
+        IpvsTimeoutsKey,
         AddressKey,
         HealthPortKey,
     )

@@ -20,7 +20,8 @@
 | IPVS service         | we made it; or, when we start, an earlier run did, which left its address and port in      |
 |                      | kube-router-ipvs-services, or its address alone in kube-router-service-ips (or in the       |
 |                      | original's later names); the second does not count for an address of the node itself,       |
-|                      | which node ports put there and which others may serve on other ports                        |
+|                      | which node ports put there and which others may serve on other ports; never what is found    |
+|                      | at an address inside --excluded-cidrs                                                       |
 | health check port    | this process listens on it: it ends with the process                                        |
 | annotation           | it is one of ours, on our own Node                                                          |
 | speaker              | its configuration is ours as a whole: the sidecar serves nobody else                        |
@@ -30,9 +31,10 @@ Everything else is invisible: never listed in a plan, never written, never remov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from kube_router.kit.net import contains
 from kube_router.model import names
 from kube_router.model.state import Key
 from kube_router.model.state.bgp import (
@@ -139,6 +141,16 @@ def adopted_services(members: Iterable[SetMember]) -> Callable[[VirtualServerKey
         if key.mark:
             return False
         return key.address in vips or f"{key.address},{names.PROTOCOLS.get(key.protocol, key.protocol)}:{key.port}" in ports
+
+    return ours
+
+
+def outside(cidrs: Sequence[str], owned: Callable[[VirtualServerKey], bool]) -> Callable[[VirtualServerKey], bool]:
+    """The same test, but for addresses inside these ranges (--excluded-cidrs): what an earlier run left there is nobody's to remove.
+    Services by mark have no address."""
+
+    def ours(key: VirtualServerKey) -> bool:
+        return owned(key) and not (key.address and any(contains(cidr, key.address) for cidr in cidrs))
 
     return ours
 

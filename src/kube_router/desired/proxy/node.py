@@ -22,6 +22,7 @@ from kube_router.kit.net import Family, family_of, of_family
 from kube_router.model import names
 from kube_router.model.objects import Kind, Name, Ref
 from kube_router.model.state import Key, Value
+from kube_router.model.state.ipvs import IpvsTimeouts, IpvsTimeoutsKey
 from kube_router.model.state.links import Link, LinkKey, Sysctl, SysctlKey
 from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey, Member, SetKey, SetMember, SetSpec
 
@@ -55,6 +56,9 @@ def node(around: Surroundings, options: Options, kernel: tuple[int, int]) -> Des
     notes: list[Note] = []
     for path, value in _sysctls(kernel).items():
         state[SysctlKey(path)] = Sysctl(value)
+    timeouts = IpvsTimeouts(*map(_seconds, (options.service_tcp_timeout, options.service_tcpfin_timeout, options.service_udp_timeout)))
+    if timeouts != IpvsTimeouts():
+        state[IpvsTimeoutsKey()] = timeouts
     if 4 in around.primary:
         for link in ("all", names.DUMMY, *around.links):
             # Only strict filters are loosened: an admin's 0 stays.
@@ -78,6 +82,11 @@ def _sysctls(kernel: tuple[int, int]) -> dict[str, str]:
         "net/ipv4/conf/all/arp_ignore": "1",  # nobody but us may hear that VIPs are here
         "net/ipv4/conf/all/arp_announce": "2",
     }
+
+
+def _seconds(period: float) -> int:
+    """Whole seconds, as the kernel takes them; less than one is one, for 0 would say that nothing is asked for."""
+    return max(int(period), 1) if period > 0 else 0
 
 
 def _sets(family: Family, around: Surroundings) -> dict[Key, Value]:
