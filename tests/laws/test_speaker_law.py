@@ -62,7 +62,7 @@ services = st.builds(
     Service,
     name=service_names,
     cluster_ips=st.sampled_from([(), ("10.96.0.1",), ("10.96.0.1", "fd00:233::1"), ("10.96.0.2",)]),
-    external_ips=st.sampled_from([(), ("203.0.113.1",), ("203.0.113.1", "192.168.50.51"), ("192.0.2.1",)]),
+    external_ips=st.sampled_from([(), ("203.0.113.1",), ("203.0.113.1", "192.168.50.51"), ("192.0.2.1", "10.233.65.9")]),
     annotations=st.sampled_from([{}, {"kube-router.io/service.advertise.clusterip": "false"}]),
     internal_policy=policies,
     external_policy=policies,

@@ -108,6 +108,22 @@ def notes(service: Service, *, options: Options = ALL) -> list[str]:
     return [note.message for note in desired.notes]
 
 
+@pytest.mark.parametrize("address", [one.partition("/")[0] for one in (*sorted(EXTERNAL), *sorted(BALANCED))])
+def test_b15_addresses_of_pods_and_gateways_are_not_announced_and_cluster_ips_are_not_doubted(address: str) -> None:
+    desired = vips(
+        web(),
+        both("node1"),
+        announcer(OWN, tuple, ALL),
+        options=ALL,
+        allowed=ranges(ALL),
+        is_node=lambda _address: False,
+        obstacle=lambda asked: "it is a pod's" if asked == address or f"{asked}/" in {one[:-2] for one in CLUSTER} else "",
+    )
+    announced_ones = {key.prefix for key in desired.state if isinstance(key, PathKey)}
+    assert announced_ones == {one for one in EVERYTHING if not one.startswith(f"{address}/")}
+    assert [note.message.partition(" ")[2] for note in desired.notes] == [f"IP {address} is not announced: it is a pod's"]
+
+
 # -- kinds ------------------------------------------------------------------------------------------------------------
 
 

@@ -7,16 +7,15 @@ from functools import partial
 
 from kube_router.cache.cache import Changes, View
 from kube_router.config.options import Options
-from kube_router.desired import NOTHING, Desired
+from kube_router.desired import NOTHING, Desired, obstacles
 from kube_router.desired.external_ips import ranges
-from kube_router.desired.proxy import obstacles
 from kube_router.desired.proxy.context import Context
 from kube_router.desired.proxy.node import node
 from kube_router.desired.proxy.service import virtual_servers
 from kube_router.desired.proxy.surroundings import Surroundings, surroundings
 from kube_router.model.objects import EndpointSlice, Kind, Name, Object, Ref, Service
 from kube_router.model.state import Key
-from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
+from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, LinkKey, SysctlKey
 from kube_router.model.state.listeners import HealthPortKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
@@ -39,7 +38,6 @@ class ProxyController:
         JumpKey,
         VirtualServerKey,
         DestinationKey,
-        IpvsTimeoutsKey,
         AddressKey,
         HealthPortKey,
     )

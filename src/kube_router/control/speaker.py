@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from kube_router.cache.cache import Changes, View
 from kube_router.codec.annotations import OF_PEERS
 from kube_router.config.options import Options
-from kube_router.desired import NOTHING, Desired
+from kube_router.desired import NOTHING, Desired, obstacles
 from kube_router.desired.external_ips import ranges
 from kube_router.desired.routing.external import external, external_peers
 from kube_router.desired.routing.peers import neighbor
@@ -41,7 +42,7 @@ class SpeakerController:
     Service has announced."""
 
     name = ownership.SPEAKER
-    reads = frozenset({Kind.NODE, Kind.SERVICE, Kind.ENDPOINT_SLICE})
+    reads = frozenset({Kind.NODE, Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.INTERFACE})
     writes: tuple[type[Key], ...] = (SpeakerKey, DefinedSetKey, DefinedSetMember, PolicyKey, AssignmentKey, PathKey, NeighborKey)
 
     def __init__(self, options: Options) -> None:
@@ -52,10 +53,12 @@ class SpeakerController:
         self._around: Announcer | None = None
 
     def touched(self, changes: Changes, view: View) -> Iterable[Hashable]:
-        """A node touches its session, and what claims its addresses; ours touches all sessions, and all Services when it is another
-        announcer than before. A Service touches itself, and a slice its Service."""
+        """A node touches its session, and what claims addresses of it or its pods; ours touches all sessions, and all Services when it
+        is another announcer than before. A Service touches itself, and a slice its Service."""
         if any(self._may_matter(ref) for ref in changes):
             yield from self._look_around(view)
+        owners = [(ref, before) for ref, before in changes.items() if ref.kind in (Kind.NODE, Kind.INTERFACE)]
+        yield from obstacles.concerned(((before, view.store(ref.kind).get(ref.name)) for ref, before in owners), view)
         for ref, before in changes.items():
             if ref.kind is Kind.NODE:
                 yield from self._touched_by_node(ref, before if isinstance(before, Node) else None, view)
@@ -96,7 +99,8 @@ class SpeakerController:
             self._around,
             options=self._options,
             allowed=self._allowed,
-            is_node=lambda address: any(True for _ in view.nodes.each("address", address)),
+            is_node=lambda address: view.nodes.has("address", address),
+            obstacle=partial(obstacles.obstacle, own=self._own.name, view=view),
         )
 
     def _touched_by_node(self, ref: Ref, was: Node | None, view: View) -> Iterator[Hashable]:
@@ -104,8 +108,6 @@ class SpeakerController:
         if was is not None and now is not None and _facts(was, own=ref.name == self._own) == _facts(now, own=ref.name == self._own):
             return
         yield ref
-        for address in _all_addresses(was) ^ _all_addresses(now):
-            yield from (Ref(Kind.SERVICE, service.name) for service in view.services.each("address", address))
         if ref.name == self._own:
             yield SELF
             yield RULES
@@ -131,10 +133,6 @@ class SpeakerController:
             self._around = now
             yield DRAIN
             yield from (Ref(Kind.SERVICE, name) for name in view.services)
-
-
-def _all_addresses(node: Node | None) -> frozenset[str]:
-    return frozenset((*node.addresses, *node.datapath)) if node else frozenset()
 
 
 def _externals(own: Node, options: Options) -> frozenset[str]:

@@ -7,8 +7,8 @@
 
 Where no endpoint is ready anywhere, those that still serve while they terminate count instead; while another node has ready ones,
 a node whose endpoints only terminate takes its announcement back before they are gone. Endpoints count for addresses of their own
-family. Never announced: headless Services, addresses of nodes (a route to one of them would draw that node's own traffic here), and
-what the strict filter refuses.
+family. Never announced: headless Services, addresses of nodes, pods and gateways (a route to one of them would draw its own traffic
+here), and what the strict filter refuses.
 
 A node that is excluded from load balancing by its label takes all back; a cordoned one, by flag, what another node announces too.
 """
@@ -102,8 +102,9 @@ def vips(
     options: Options,
     allowed: Ranges,
     is_node: Callable[[str], bool],
+    obstacle: Callable[[str], str] = lambda _address: "",
 ) -> Desired:
-    """Everything that one Service has announced from here. `is_node`: whether an address is a node's."""
+    """Everything that one Service has announced from here. `is_node`: whether an address is a node's; `obstacle`: whose else it is."""
     about = Ref(Kind.SERVICE, service.name)
     told_elsewhere = said.OF_PROXY if options.run_service_proxy else frozenset()
     rejected = rejections(about, (one for one in service.rejected if one.annotation not in told_elsewhere))
@@ -117,7 +118,7 @@ def vips(
         family = family_of(address)
         if family not in hops:
             continue
-        reason = _refusal(kind, address, allowed, is_node)
+        reason = _refusal(kind, address, allowed, is_node) or _owned(kind, address, obstacle)
         if reason:
             refusals.append(reason)
             continue
@@ -155,6 +156,11 @@ def _refusal(kind: str, address: str, allowed: Ranges, is_node: Callable[[str], 
     if is_node(address):
         return f"{kind} {address} is not announced: it is the address of a node, whose own traffic would be drawn away"
     return "" if kind == _CLUSTER else refusal(address, kind, allowed)
+
+
+def _owned(kind: str, address: str, obstacle: Callable[[str], str]) -> str:
+    reason = "" if kind == _CLUSTER else obstacle(address)
+    return f"{kind} {address} is not announced: {reason}" if reason else ""
 
 
 def _announces(around: Announcer, policy: str, endpoints: list[Endpoint], options: Options) -> bool:

@@ -1,7 +1,8 @@
-"""Addresses that a Service must not have here, because somebody else does: another node, a pod, a gateway.
+"""Addresses that a Service must not have, because somebody else does: another node, a pod, a gateway.
 
-Made local, such an address would cut this node off from its owner. Strict validation (desired/external_ips.py) is about what
-people may write; this holds whatever the flags say. Addresses of this node itself are no obstacle: Services share them.
+Made local, such an address would cut this node off from its owner; announced, it would draw others' packets away from it. Strict
+validation (desired/external_ips.py) is about what people may write; this holds whatever the flags say. Addresses of this node itself
+are no obstacle: Services share them.
 """
 
 from __future__ import annotations
