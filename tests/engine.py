@@ -16,14 +16,14 @@ from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.bgp import AssignmentKey, DefinedSetKey, DefinedSetMember, NeighborKey, PathKey, PolicyKey, SpeakerKey
 from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import FileKey, SysctlKey
-from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
+from kube_router.model.state.netfilter import ChainKey, JumpKey, LeftoverKey, SetKey, SetMember
 from kube_router.plan import ownership
 from tests.fakes import FakeTarget, World
 
 # Kinds that one real target holds: a failure or refusal in one leaves the others as they are.
 TARGETS: tuple[tuple[type[Key], ...], ...] = (
     (SetKey, SetMember),
-    (ChainKey, JumpKey),
+    (ChainKey, JumpKey, LeftoverKey),
     (VirtualServerKey, DestinationKey, IpvsTimeoutsKey),
     (SpeakerKey, NeighborKey, DefinedSetKey, DefinedSetMember, PolicyKey, AssignmentKey, PathKey),
 )

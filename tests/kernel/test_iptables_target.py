@@ -32,7 +32,7 @@ from kube_router.codec.rules import (
 from kube_router.kit.errors import Busy
 from kube_router.kit.net import FAMILIES, Family
 from kube_router.model.state import Change, State
-from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey
+from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey, Leftover, LeftoverKey
 
 pytestmark = [pytest.mark.needs("root", "netns", "ipset", "xt_set", "iptables_legacy", "iptables_nft"), pytest.mark.usefixtures("netns")]
 
@@ -480,3 +480,53 @@ def test_a_table_that_the_kernel_does_not_have_is_refused_and_other_tables_go_on
     assert set(target.apply(creation(state))) == set(lost)
     assert target.observe({}) == {key: value for key, value in state.items() if key not in lost}
     assert target.restores == 1 + 3, "one for all, then one for each table"
+
+
+TO_PODS = '-o kube-bridge -m comment --comment "allow inbound traffic to pods"'
+CLAMPED = "-s 203.0.113.11/32 -i kube-bridge -p tcp -m tcp --sport 8080 --tcp-flags SYN,RST SYN"
+MARKED = "-d 203.0.113.11/32 -p tcp -m tcp --dport 8080 -j MARK --set-xmark 0x34ca/0xffffffff"
+LEFT = f"""*mangle
+-A PREROUTING -d 10.0.0.1/32 -j ACCEPT
+-A PREROUTING {MARKED}
+-A PREROUTING {MARKED.replace("0x34ca", "0x5")}
+-A PREROUTING {CLAMPED} -j TCPMSS --set-mss 1440
+-A OUTPUT {MARKED}
+COMMIT
+*filter
+:{INPUT} - [0:0]
+-A FORWARD -s 10.0.0.2/32 -j DROP
+-A FORWARD {TO_PODS} -j ACCEPT
+-A FORWARD -d 10.0.0.2/32 -j DROP
+-A FORWARD {TO_PODS} -j ACCEPT
+COMMIT
+"""
+
+
+def test_rules_that_the_original_left_are_seen_and_go_and_their_neighbours_stay(target: IptablesTarget) -> None:
+    restore(target, LEFT)
+    state = target.observe({})
+    found = {(key.table, key.builtin, key.owner, value) for key, value in state.items() if isinstance(key, LeftoverKey)}
+    assert found == {
+        ("mangle", "PREROUTING", "proxy", Leftover()),
+        ("mangle", "OUTPUT", "proxy", Leftover()),
+        ("filter", "FORWARD", "routing", Leftover(2)),
+    }
+    assert len([key for key in state if isinstance(key, LeftoverKey)]) == 4
+    changes = [Change(key, value, None) for key, value in state.items() if isinstance(key, LeftoverKey)]
+    reads, restores = target.reads, target.restores
+    assert target.apply(changes) == {}
+    assert (target.reads - reads, target.restores - restores) == (2, 1), "a table is read once more, and all is written at once"
+    assert [key for key in target.observe({}) if isinstance(key, LeftoverKey)] == []
+    assert builtin(target, "PREROUTING", table="mangle") == ["-d 10.0.0.1/32 -j ACCEPT", MARKED.replace("0x34ca", "0x5")]
+    assert builtin(target, "FORWARD") == ["-s 10.0.0.2/32 -j DROP", "-d 10.0.0.2/32 -j DROP"]
+    assert target.apply(changes) == {}, "what is gone already is gone"
+
+
+def test_a_leftover_that_cannot_go_is_named_and_its_neighbours_go(target: IptablesTarget) -> None:
+    restore(target, LEFT)
+    leftovers = [key for key in target.observe({}) if isinstance(key, LeftoverKey)]
+    changes = [Change(key, Leftover(), None) for key in leftovers]
+    bad = ChainKey(4, "mangle", "KUBE-ROUTER-MSS")
+    refused = target.apply([Change(bad, None, Chain(("-m nothing -j ACCEPT",))), *changes])
+    assert set(refused) == {bad}
+    assert [key for key in target.observe({}) if isinstance(key, LeftoverKey)] == []

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from kube_router.app.found_marks import found_marks
 from kube_router.app.later import Later
 from kube_router.app.metering import tool_ran
 from kube_router.apply.apiserver.annotations import AnnotationTarget
@@ -13,6 +14,7 @@ from kube_router.apply.files.cni import CniFileTarget
 from kube_router.apply.gobgp.client import Client
 from kube_router.apply.gobgp.target import GobgpTarget
 from kube_router.apply.kernel.commands import Commands
+from kube_router.apply.kernel.delivery import DeliveryTarget
 from kube_router.apply.kernel.fou import FouTarget
 from kube_router.apply.kernel.ipset import SetTarget
 from kube_router.apply.kernel.links import LinkTarget
@@ -25,11 +27,13 @@ from kube_router.apply.listeners.health_ports import HealthPortTarget
 from kube_router.cache.cache import View
 from kube_router.config.options import Options
 from kube_router.control.controller import Target
+from kube_router.control.marks import Holder
 from kube_router.model.objects import Name
 from kube_router.model.state import Key
+from kube_router.model.state.direct import PodPortKey, PodTunnelKey, PodVipKey
 from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey
-from kube_router.model.state.netfilter import ChainKey, JumpKey, SetMember
+from kube_router.model.state.netfilter import ChainKey, JumpKey, LeftoverKey, SetMember
 from kube_router.model.state.tunnels import Tunnel
 from kube_router.plan.ownership import adopted_services, outside
 from kube_router.telemetry.logging import get_logger
@@ -48,9 +52,11 @@ class Targets:
         self.commands = Commands(ran=tool_ran)
         self._choice: Choice | None = None
         self.sets = SetTarget(self.commands)
-        self.rules = Later((ChainKey, JumpKey), lambda: self._rules(options.iptables_backend))
+        self.rules = Later((ChainKey, JumpKey, LeftoverKey), lambda: self._rules(options.iptables_backend))
         self.ipvs = Later((VirtualServerKey, DestinationKey, IpvsTimeoutsKey), self._ipvs)
         self.addresses = Later((AddressKey,), _addresses)
+        self.delivery = DeliveryTarget()
+        self.pods = Later((PodTunnelKey, PodVipKey, PodPortKey), self._pods)
         self.routes = RouteTarget()
         self.tunnels = TunnelTarget()
         self.gobgp = Client(options.gobgp_target)
@@ -68,6 +74,8 @@ class Targets:
             self.rules,
             self.ipvs,
             self.addresses,
+            self.delivery,
+            self.pods,
             self.health_ports,
             FouTarget(self.commands, lambda: self._gue_ports(options)),
             self.tunnels,
@@ -95,6 +103,10 @@ class Targets:
 
         ipvs = self.ipvs.opened
         return ipvs.connections(servers) if isinstance(ipvs, IpvsTarget) else {}
+
+    def found_marks(self) -> Mapping[Holder, int]:
+        """Marks that an earlier run of ours, or the original, left in sets and rules. Raises as a target does."""
+        return found_marks(self.sets.observe({}), self.rules.observe({}))
 
     def leave_other_backend(self) -> None:
         """Remove what is ours from the backend of iptables that was not chosen: what an earlier run left, of us or of the original.
@@ -137,8 +149,16 @@ class Targets:
         return IpvsTarget(adopted=self._adopted, flows=Flows())
 
     def _adopted(self) -> Callable[[VirtualServerKey], bool]:
-        left = adopted_services(key for key in self.sets.observe({}) if isinstance(key, SetMember))
+        left = adopted_services((key for key in self.sets.observe({}) if isinstance(key, SetMember)), self.found_marks().values())
         return outside(self._options.excluded_cidrs, left)
+
+    def _pods(self) -> Target:
+        from kube_router.apply.kernel.pod_tunnels import PodTunnelTarget
+        from kube_router.apply.runtime.sandboxes import Sandboxes
+
+        runtime = Sandboxes(self._options.runtime_endpoint) if self._options.runtime_endpoint else None
+        # Whoever sends packets to pods' tunnels has packets delivered by mark.
+        return PodTunnelTarget(self.commands, runtime=runtime, before=lambda: bool(self.delivery.observe({})))
 
 
 def _addresses() -> Target:

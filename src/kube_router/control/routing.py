@@ -12,7 +12,7 @@ from kube_router.desired.routing.host import host, members
 from kube_router.model.objects import Kind, Name, Ref
 from kube_router.model.state import Key
 from kube_router.model.state.links import FileKey, LinkKey, SysctlKey
-from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
+from kube_router.model.state.netfilter import ChainKey, JumpKey, LeftoverKey, SetKey, SetMember
 from kube_router.plan import ownership
 
 
@@ -27,7 +27,7 @@ class RoutingController:
 
     name = ownership.ROUTING
     reads = frozenset({Kind.NODE, Kind.INTERFACE, Kind.CNI_FILE})
-    writes: tuple[type[Key], ...] = (LinkKey, SysctlKey, SetKey, SetMember, ChainKey, JumpKey, FileKey)
+    writes: tuple[type[Key], ...] = (LinkKey, SysctlKey, SetKey, SetMember, ChainKey, JumpKey, LeftoverKey, FileKey)
 
     def __init__(self, options: Options) -> None:
         self._options = options

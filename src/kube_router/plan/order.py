@@ -27,7 +27,7 @@ from kube_router.model.state.direct import DeliveryKey, MarkRuleKey, PodPortKey,
 from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, RuleKey, SysctlKey
 from kube_router.model.state.listeners import HealthPortKey
-from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
+from kube_router.model.state.netfilter import ChainKey, JumpKey, LeftoverKey, SetKey, SetMember
 from kube_router.model.state.tunnels import FdbKey, FouKey, NeighbourKey, TunnelKey
 
 Action = Literal["put", "delete"]
@@ -66,6 +66,7 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(SetMember, "delete", "what no policy judges any more stays out of chains that forget it next", GATES),
     Row(ChainKey, "put", "rules after the sets that they name, and after the members that they judge"),
     Row(JumpKey, "put", "packets enter a chain once it is complete"),
+    Row(LeftoverKey, "put", "never: nobody wants what the original left"),
     Row(SetMember, "put", "so do these packets: until their chains stand they are judged as before", GATES),
     Row(AddressKey, "put", "an address draws packets: service, members and rules stand by now, no host process answers"),
     Row(RouteKey, "put", "a route draws packets too; it may use an address as source"),
@@ -97,6 +98,7 @@ ORDER: Final[tuple[Row, ...]] = (
     Row(TunnelKey, "delete", "once no route goes over it: new ones have taken their place by now"),
     Row(FouKey, "delete", "once no tunnel of ours would be answered there"),
     Row(AddressKey, "delete", "the address goes before what serves it"),
+    Row(LeftoverKey, "delete", "what does its work by now stands; it may name sets that go"),
     Row(JumpKey, "delete", "a chain in use cannot go"),
     Row(ChainKey, "delete", "after the jump; before the sets that it names"),
     Row(SetMember, "delete", "after the address: until then its packets must be admitted"),

@@ -17,10 +17,12 @@
 | set                  | its name is one of ours, or has a prefix of ours (IPv6 twins carry "inet6:" before it)       |
 | chain                | its name is one of ours, or has a prefix of ours                                            |
 | jump                 | it leads to a chain of ours                                                                 |
+| rule left over       | it has the exact shape of one that the original writes: plan/leftovers.py                   |
 | IPVS service         | we made it; or, when we start, an earlier run did, which left its address and port in      |
 |                      | kube-router-ipvs-services, or its address alone in kube-router-service-ips (or in the       |
 |                      | original's later names); the second does not count for an address of the node itself,       |
-|                      | which node ports put there and which others may serve on other ports; never what is found    |
+|                      | which node ports put there and which others may serve on other ports; by mark: one that an  |
+|                      | entry of kube-router-service-marks or -cluster-marks, or a rule left over, gives; never what is found    |
 |                      | at an address inside --excluded-cidrs                                                       |
 | health check port    | this process listens on it: it ends with the process                                        |
 | annotation           | it is one of ours, on our own Node                                                          |
@@ -51,7 +53,7 @@ from kube_router.model.state.direct import DeliveryKey, MarkRuleKey, PodPortKey,
 from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, FileKey, LinkKey, RouteKey, RuleKey, SysctlKey
 from kube_router.model.state.listeners import HealthPortKey
-from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
+from kube_router.model.state.netfilter import ChainKey, JumpKey, LeftoverKey, SetKey, SetMember
 from kube_router.model.state.tunnels import FdbKey, FouKey, NeighbourKey, TunnelKey
 
 ROUTING: Final = "routing"  # bridge, CNI, sets of nodes and pods, egress
@@ -128,18 +130,20 @@ _BY_KIND: Final[dict[type[Key], str]] = {
 }
 
 
-def adopted_services(members: Iterable[SetMember]) -> Callable[[VirtualServerKey], bool]:
-    """The test for IPVS services that an earlier run of ours, or of the original, left behind; `members`: of all our sets."""
+def adopted_services(members: Iterable[SetMember], marks: Iterable[int] = ()) -> Callable[[VirtualServerKey], bool]:
+    """The test for IPVS services that an earlier run of ours, or of the original, left behind; `members`: of all our sets; `marks`: what
+    sets and rules give to packets."""
     entries: dict[str, set[str]] = {}
     for member in members:
         entries.setdefault(member.set.removeprefix(names.IPV6_SET_PREFIX), set()).add(member.entry)
     ports = entries.get(names.IPVS_SERVICES, set()) | entries.get(names.LATER_IPVS_SERVICES, set())
     addresses = entries.get(names.SERVICE_IPS, set()) | entries.get(names.LATER_SERVICE_IPS, set())
     vips = addresses - entries.get(names.LOCAL_IPS, set())
+    given = frozenset(marks)
 
     def ours(key: VirtualServerKey) -> bool:
         if key.mark:
-            return False
+            return key.mark in given
         return key.address in vips or f"{key.address},{names.PROTOCOLS.get(key.protocol, key.protocol)}:{key.port}" in ports
 
     return ours
@@ -173,6 +177,8 @@ def owner(key: Key) -> str | None:
             return set_owner(name)
         case ChainKey(name=name) | JumpKey(chain=name):
             return chain_owner(name)
+        case LeftoverKey(owner=who):
+            return who
         case LinkKey(name=name):
             return LINKS.get(name)
         case TunnelKey(name=name):

@@ -1,8 +1,8 @@
-"""Chains of ours and the jumps to them: ChainKey and JumpKey, both families, all tables.
+"""Chains of ours and the jumps to them, both families, all tables: ChainKey and JumpKey; and rules that the original left: LeftoverKey.
 
-A run of changes is one `iptables-restore --noflush` per family. It names chains of ours and our own jumps in the built-in
-chains, nothing else: foreign rules, their order and their counters stay as they are, whatever version of the tools wrote
-them. Each table takes effect as a whole or not at all, so a packet never meets half a change.
+A run of changes is one `iptables-restore --noflush` per family. It names chains of ours, our own jumps in the built-in chains, and
+single rules that the original left there (plan/leftovers.py), nothing else: foreign rules, their order and their counters stay as they
+are, whatever version of the tools wrote them. Each table takes effect as a whole or not at all, so a packet never meets half a change.
 
 Reading is one `iptables-save` per family, of all tables that exist. The families do not depend on each other: when one
 cannot be written, the other goes on, and the keys of the first are refused. What a refused rule costs its neighbours is
@@ -22,10 +22,13 @@ from kube_router.apply.kernel.iptables_section import Section
 from kube_router.apply.kernel.iptables_tools import Tools
 from kube_router.codec import tables
 from kube_router.codec.tables import Line, Table
+from kube_router.desired.proxy.marks import may_be
 from kube_router.kit.errors import Busy, Rejected
 from kube_router.kit.net import Family
+from kube_router.model.objects import Claim
 from kube_router.model.state import Change, Key, State, Value
-from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey
+from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey, Leftover, LeftoverKey
+from kube_router.plan import leftovers
 from kube_router.plan.ownership import chain_owner
 
 LOCK_WAIT: Final = 5  # seconds that legacy tools wait for the lock that all of them share
@@ -36,10 +39,14 @@ def is_ours(chain: str) -> bool:
     return chain_owner(chain) is not None
 
 
+def _is_originals_mark(mark: int, claim: Claim) -> bool:
+    return may_be(mark, claim, "direct")
+
+
 class IptablesTarget:
     """Writer of one backend's tables. `reads` and `restores` count processes, `lines` what the latter were fed."""
 
-    kinds: tuple[type[Key], ...] = (ChainKey, JumpKey)
+    kinds: tuple[type[Key], ...] = (ChainKey, JumpKey, LeftoverKey)
 
     def __init__(self, tools: Tools, commands: Commands | None = None, *, wait: int = LOCK_WAIT) -> None:
         self.tools = tools
@@ -92,6 +99,10 @@ class IptablesTarget:
                     jump = iptables_jumps.observed(key, rules, self._known, is_ours)
                     if jump is not None:
                         state[key] = jump
+                for rule in rules:
+                    if who := leftovers.owner(name, builtin, rule, _is_originals_mark):
+                        found = LeftoverKey(family, name, builtin, rule, who)
+                        state[found] = Leftover(rules.count(rule))
 
     def _read(self, family: Family, table: str = "") -> dict[str, Table]:
         self.reads += 1
@@ -141,12 +152,13 @@ class IptablesTarget:
 
     def _lines(self, part: Section) -> list[Line]:
         """The section as it must be written now: the places of jumps are read for it."""
-        jump_lines: list[Line] = []
-        if part.jumps:
+        in_builtin: list[Line] = []
+        if part.jumps or part.leftovers:
             read = self._read(part.family, part.table).get(part.table, Table({}, {}))
             for builtin, jumps in iptables_section.jump_changes(part.jumps).items():
-                jump_lines += iptables_jumps.settle(jumps, read.builtin.get(builtin, []), self._known, is_ours)
-        return part.lines(jump_lines)
+                in_builtin += iptables_jumps.settle(jumps, read.builtin.get(builtin, []), self._known, is_ours)
+            in_builtin += iptables_section.leftover_lines(part.leftovers, read.builtin)
+        return part.lines(in_builtin)
 
     def _present(self, part: Section) -> frozenset[str]:
         table = self._read(part.family, part.table).get(part.table)

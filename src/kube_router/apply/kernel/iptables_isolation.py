@@ -17,7 +17,7 @@ from kube_router.codec import tables
 from kube_router.codec.tables import Line
 from kube_router.model.names import TRIAL_CHAIN
 from kube_router.model.state import Key
-from kube_router.model.state.netfilter import ChainKey, JumpKey
+from kube_router.model.state.netfilter import ChainKey, JumpKey, LeftoverKey
 
 _ROUNDS: Final = 50  # errors that we follow one by one in a section; a section with more is halved
 _TRIALS: Final = 200  # processes spent on finding refused rules in one chain; what is not cleared by then counts as refused
@@ -52,8 +52,8 @@ def isolate(part: Section, access: Access, failed: Ran | None) -> None:
         faults = locate(ran.errors, lines)
         if not faults:
             break
-        # A jump that could not be deleted was moved by somebody since its place was read: it gets a second try.
-        moved = {line.key for line in faults if isinstance(line.key, JumpKey) and not strikes[line.key]}
+        # A rule that could not be deleted was moved or removed by somebody since it was read: it gets a second try.
+        moved = {line.key for line in faults if isinstance(line.key, JumpKey | LeftoverKey) and not strikes[line.key]}
         strikes.update(line.key for line in faults if line.key is not None)
         part.refuse([line for line in faults if line.key not in moved], reason_in(ran.errors))
     _halve(part, access)

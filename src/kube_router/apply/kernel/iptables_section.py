@@ -16,7 +16,7 @@ from kube_router.codec import tables
 from kube_router.codec.tables import Line
 from kube_router.kit.net import Family
 from kube_router.model.state import Change, Key
-from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey
+from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey, LeftoverKey
 
 _LINE_NUMBERS: Final = (
     re.compile(r"^line (\d+): \w+ failed", re.MULTILINE),  # nft: each rule that the kernel refused
@@ -40,21 +40,23 @@ _LOCKED: Final = ("xtables lock", "Resource temporarily unavailable")
 
 
 class Section(msgspec.Struct):
-    """What is to become of one table: contents of chains, chains that go, jumps (None: goes). `refused` collects reasons."""
+    """What is to become of one table: contents of chains, chains that go, jumps (None: goes), leftovers, which go. `refused` collects
+    reasons."""
 
     family: Family
     table: str
     puts: dict[ChainKey, tuple[str, ...]] = msgspec.field(default_factory=dict)
     gone: list[ChainKey] = msgspec.field(default_factory=list)
     jumps: dict[JumpKey, Jump | None] = msgspec.field(default_factory=dict)
+    leftovers: list[LeftoverKey] = msgspec.field(default_factory=list)
     refused: dict[Key, str] = msgspec.field(default_factory=dict)
 
-    def lines(self, jump_lines: Iterable[Line]) -> list[Line]:
-        """The whole section; empty when there is nothing to do."""
+    def lines(self, in_builtin: Iterable[Line]) -> list[Line]:
+        """The whole section, with these lines about built-in chains; empty when there is nothing to do."""
         body = [Line(tables.declare(key.name), key) for key in (*self.puts, *self.gone)]
         for key, rules in self.puts.items():
             body += [Line(tables.append(key.name, rule), key, number) for number, rule in enumerate(rules)]
-        body += jump_lines
+        body += in_builtin
         body += [Line(tables.remove(key.name), key) for key in self.gone]
         return tables.section(self.table, body) if body else []
 
@@ -67,18 +69,19 @@ class Section(msgspec.Struct):
             {key: rules for key, rules in self.puts.items() if key in wanted},
             [key for key in self.gone if key in wanted],
             {key: jump for key, jump in self.jumps.items() if key in wanted},
+            [key for key in self.leftovers if key in wanted],
             self.refused,
         )
 
     def left(self) -> list[Key]:
         """All keys that are still to be dealt with."""
-        return [*self.puts, *self.gone, *self.jumps]
+        return [*self.puts, *self.gone, *self.jumps, *self.leftovers]
 
     def refuse_all(self, reason: str) -> None:
         """Give up on all that is left."""
         for key in self.left():
             self.refused.setdefault(key, reason)
-        self.puts, self.gone, self.jumps = {}, [], {}
+        self.puts, self.gone, self.jumps, self.leftovers = {}, [], {}, []
 
     def refuse(self, faults: Sequence[Line], reason: str) -> None:
         """Leave out what these lines are about, and keep what may be kept."""
@@ -90,6 +93,8 @@ class Section(msgspec.Struct):
             self.refused.setdefault(key, f"{reason}: {line.text}")
             if isinstance(key, JumpKey):
                 self.jumps.pop(key, None)
+            elif isinstance(key, LeftoverKey):
+                self.leftovers = [other for other in self.leftovers if other != key]
             elif isinstance(key, ChainKey) and key in self.gone:
                 self.gone.remove(key)  # something leads to it; it is emptied at least
                 self.puts[key] = ()
@@ -112,7 +117,7 @@ def sections(changes: Iterable[Change]) -> dict[Family, dict[str, Section]]:
     by_family: dict[Family, dict[str, Section]] = {}
     for change in changes:
         key: Any = change.key
-        if not isinstance(key, ChainKey | JumpKey):
+        if not isinstance(key, ChainKey | JumpKey | LeftoverKey):
             raise TypeError(f"{key} is no chain and no jump")
         by_table = by_family.setdefault(key.family, {})
         part = by_table.get(key.table)
@@ -120,6 +125,8 @@ def sections(changes: Iterable[Change]) -> dict[Family, dict[str, Section]]:
             part = by_table[key.table] = Section(key.family, key.table)
         if isinstance(key, JumpKey):
             part.jumps[key] = change.after
+        elif isinstance(key, LeftoverKey):
+            part.leftovers.append(key)
         elif isinstance(change.after, Chain):
             part.puts[key] = change.after.rules
         else:
@@ -181,6 +188,13 @@ def jump_changes(jumps: Mapping[JumpKey, Jump | None]) -> dict[str, dict[JumpKey
     for key, jump in jumps.items():
         by_builtin.setdefault(key.builtin, {})[key] = jump
     return by_builtin
+
+
+def leftover_lines(leftovers: Iterable[LeftoverKey], builtin: Mapping[str, Sequence[str]]) -> list[Line]:
+    """Lines that remove these rules as often as they stand there; none for those that are gone."""
+    return [
+        Line(tables.delete(key.builtin, key.rule), key) for key in leftovers for rule in builtin.get(key.builtin, ()) if rule == key.rule
+    ]
 
 
 def _holds(text: str, needles: Sequence[str]) -> bool:

@@ -67,3 +67,19 @@ class Jump(Value, frozen=True):
     match: str = ""
     first: bool = True
     rank: int = 0
+
+
+class LeftoverKey(Key, frozen=True):
+    """A rule that the original left in a built-in chain, as `iptables-save` prints it; `owner`: the controller whose work it did."""
+
+    family: Family
+    table: str
+    builtin: str
+    rule: str
+    owner: str
+
+
+class Leftover(Value, frozen=True):
+    """`count`: how often it stands there. Only ever observed."""
+
+    count: int = 1
