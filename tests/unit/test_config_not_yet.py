@@ -12,7 +12,6 @@ from kube_router.config.options import defaults
 from kube_router.config.validate import parse
 
 ASKING: dict[str, dict[str, Any]] = {
-    "runtime-endpoint": {"runtime_endpoint": "unix:///run/x"},
 }
 NOBODY = {"run_router": False, "run_service_proxy": False, "run_firewall": False}
 

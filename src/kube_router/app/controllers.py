@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,7 @@ from kube_router.control.controller import Controller, Keeper
 from kube_router.control.datapath import DatapathController
 from kube_router.control.draining import Connections, Draining, ending
 from kube_router.control.fib import FibController
+from kube_router.control.marks import Holder, MarkBook
 from kube_router.control.netpol import NetpolController
 from kube_router.control.proxy import ProxyController
 from kube_router.control.routing import RoutingController
@@ -35,8 +36,8 @@ class Running(msgspec.Struct, frozen=True):
     audit: float
 
 
-def running(options: Options) -> Iterator[Running]:
-    """Controllers that the options ask for."""
+def running(options: Options, found_marks: Callable[[], Mapping[Holder, int]]) -> Iterator[Running]:
+    """Controllers that the options ask for. `found_marks` tells which marks of Services an earlier run left."""
     if options.run_router:
         yield Running(RoutingController(options), options.routes_sync_period)
         yield Running(SpeakerController(options), options.routes_sync_period)
@@ -45,7 +46,7 @@ def running(options: Options) -> Iterator[Running]:
         if options.enable_cni:
             yield Running(StrandedController(options), options.routes_sync_period)
     if options.run_service_proxy:
-        yield Running(ProxyController(options, kernel=kernel_version()), options.ipvs_sync_period)
+        yield Running(ProxyController(options, kernel=kernel_version(), marks=MarkBook(found_marks)), options.ipvs_sync_period)
     if options.run_firewall:
         yield Running(NetpolController(options), options.iptables_sync_period)
 
@@ -54,7 +55,7 @@ def keeper(controller: Controller, options: Options, view: View, connections: Co
     """Who keeps for a while what this controller lets go; `connections` asks IPVS."""
     if not (isinstance(controller, ProxyController) and options.ipvs_graceful_termination):
         return None
-    return Draining(options.ipvs_graceful_period, connections=connections, ends=ending(view))
+    return Draining(options.ipvs_graceful_period, connections=connections, ends=ending(view), claim_of=controller.claim_of)
 
 
 def absent(options: Options) -> Iterator[Absent]:

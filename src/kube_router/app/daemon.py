@@ -100,7 +100,7 @@ class Daemon:
 
     async def _work(self, stop: asyncio.Event) -> int:
         broken: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        for entry in running(self._options):
+        for entry in running(self._options, self._targets.found_marks):
             self._prepare(entry.controller, entry.audit)
         meter(self._runners)
         tasks = self._watchers.start(self._inbox, self._runners, lambda bug: None if broken.done() else broken.set_result(bug))

@@ -39,6 +39,7 @@ from kube_router.plan.ownership import adopted_services, outside
 from kube_router.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
+    from kube_router.apply.kernel.flows import Flows
     from kube_router.apply.kernel.iptables_backend import Choice
     from kube_router.kit.apiserver import ApiClient
 
@@ -54,7 +55,7 @@ class Targets:
         self.sets = SetTarget(self.commands)
         self.rules = Later((ChainKey, JumpKey, LeftoverKey), lambda: self._rules(options.iptables_backend))
         self.ipvs = Later((VirtualServerKey, DestinationKey, IpvsTimeoutsKey), self._ipvs)
-        self.addresses = Later((AddressKey,), _addresses)
+        self.addresses = Later((AddressKey,), self._addresses)
         self.delivery = DeliveryTarget()
         self.pods = Later((PodTunnelKey, PodVipKey, PodPortKey), self._pods)
         self.routes = RouteTarget()
@@ -85,6 +86,13 @@ class Targets:
             self.speaker,
             AnnotationTarget(lambda: self.api, options.node_name, seen=self._own_annotations),
         )
+
+    @cached_property
+    def flows(self) -> Flows:
+        """Who ends UDP flows, of services and of addresses alike."""
+        from kube_router.apply.kernel.flows import Flows
+
+        return Flows()
 
     @cached_property
     def api(self) -> ApiClient:
@@ -143,10 +151,9 @@ class Targets:
         return IptablesTarget(choice.tools, self.commands)
 
     def _ipvs(self) -> Target:
-        from kube_router.apply.kernel.flows import Flows
         from kube_router.apply.kernel.ipvs import IpvsTarget
 
-        return IpvsTarget(adopted=self._adopted, flows=Flows())
+        return IpvsTarget(adopted=self._adopted, flows=self.flows)
 
     def _adopted(self) -> Callable[[VirtualServerKey], bool]:
         left = adopted_services((key for key in self.sets.observe({}) if isinstance(key, SetMember)), self.found_marks().values())
@@ -160,8 +167,7 @@ class Targets:
         # Whoever sends packets to pods' tunnels has packets delivered by mark.
         return PodTunnelTarget(self.commands, runtime=runtime, before=lambda: bool(self.delivery.observe({})))
 
+    def _addresses(self) -> Target:
+        from kube_router.apply.kernel.addresses import AddressTarget
 
-def _addresses() -> Target:
-    from kube_router.apply.kernel.addresses import AddressTarget
-
-    return AddressTarget()
+        return AddressTarget(flows=self.flows)

@@ -39,6 +39,8 @@ KIND_OF: Final[dict[type, Kind]] = {
     CniFile: Kind.CNI_FILE,
 }
 
+_DIRECT: Final = "kube-router.io/service.dsr"  # codec/annotations.py, which lets but one text pass
+
 # Changed objects: for each, what it was when the controller last looked (None: it was not there).
 Changes = Mapping[Ref, Object | None]
 
@@ -46,7 +48,8 @@ Changes = Mapping[Ref, Object | None]
 class View:
     """What controllers read. Stores by kind; indexes: pods by "ip", "node" and "namespace", slices by "service",
     policies by "namespace", nodes by "address" (published ones, too) and "range" (pod CIDRs, and their family and length), Services by
-    "claim" (model.objects.Claim), "address" and "outside" (True: external or load-balancer IPs), links by "address" (without
+    "claim" (model.objects.Claim), "address" and "outside" (True: external or load-balancer IPs), and those to be
+    answered directly by "direct" (True, and these IPs), links by "address" (without
     length) and "gateway", paths by "hop"."""
 
     def __init__(self) -> None:
@@ -58,6 +61,7 @@ class View:
             claim=lambda service: service.claims(),
             address=lambda service: service.addresses(),
             outside=lambda service: (True,) if service.external_ips or service.ingress else (),
+            direct=_direct,
         )
         self.slices: Store[EndpointSlice] = Store(service=lambda piece: (piece.service,))
         self.policies: Store[NetworkPolicy] = Store(namespace=lambda policy: (policy.name.namespace,))
@@ -82,6 +86,12 @@ class View:
     def store(self, kind: Kind) -> Store[Any]:
         """The store of a kind."""
         return self._stores[kind]
+
+
+def _direct(service: Service) -> Iterable[Hashable]:
+    if _DIRECT not in service.annotations:
+        return ()
+    return (True, *(claim.address for claim in service.claims_outside()))
 
 
 def _ranges(node: Node) -> Iterator[Hashable]:

@@ -47,6 +47,7 @@ SERVICE_ITEMS: Final = (
     Item("advertise external IPs", (of.ADVERTISE + "externalip",), lambda texts: of.advertises(texts, "externalip")),
     Item("advertise load-balancer IPs", (of.ADVERTISE + "loadbalancerip",), lambda texts: of.advertises(texts, "loadbalancerip")),
     Item("local", (of.SERVICE_LOCAL,), of.is_local),
+    Item("direct server return", (of.DSR,), of.is_direct),
     Item("scheduler", (of.SCHEDULER,), of.scheduler),
     Item("scheduler flags", (of.SCHEDULER_FLAGS,), of.scheduler_flags),
 )

@@ -92,7 +92,7 @@ def dump_deliveries(family: Family, *, table: int) -> Message:
 def is_delivery(reply: Reply, *, table: int) -> bool:
     """Whether a route of a dump is a local default route of the table."""
     _, length, _, _, there, _, _, kind, _ = ROUTE_MESSAGE.unpack_from(reply.payload)
-    return length == 0 and there == table and kind == _LOCAL
+    return bool(length == 0 and there == table and kind == _LOCAL)
 
 
 def _head(rule: FoundRule) -> bytes:

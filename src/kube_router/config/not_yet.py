@@ -30,7 +30,6 @@ NOT_YET: Final[tuple[NotYet, ...]] = (
     NotYet("hairpin-mode", lambda o: o.hairpin_mode, "hairpin traffic"),
     NotYet("netpol-default-deny", lambda o: o.netpol_default_deny, "denying pods whose policies are not in place"),
     NotYet("run-loadbalancer", lambda o: o.run_loadbalancer, "the load-balancer allocator"),
-    NotYet("runtime-endpoint", lambda o: bool(o.runtime_endpoint), "direct server return"),
     NotYet("use-nftables-for-netpol", lambda o: o.use_nftables_for_netpol, "the nftables backend"),
 )
 

@@ -7,15 +7,20 @@ from functools import partial
 
 from kube_router.cache.cache import Changes, View
 from kube_router.config.options import Options
+from kube_router.control.marks import MarkBook
+from kube_router.control.proxy_direct import DirectReturn
 from kube_router.desired import NOTHING, Desired, obstacles
 from kube_router.desired.external_ips import ranges
 from kube_router.desired.proxy.context import Context
+from kube_router.desired.proxy.dsr import Backing
+from kube_router.desired.proxy.marks import MarkOf
 from kube_router.desired.proxy.node import node
-from kube_router.desired.proxy.service import virtual_servers
+from kube_router.desired.proxy.service import backing, virtual_servers
 from kube_router.desired.proxy.surroundings import Surroundings, surroundings
-from kube_router.model.objects import EndpointSlice, Kind, Name, Object, Ref, Service
+from kube_router.model.objects import Claim, EndpointSlice, Kind, Name, Object, Ref, Service
 from kube_router.model.state import Key
-from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
+from kube_router.model.state.direct import DeliveryKey, MarkRuleKey, PodPortKey, PodTunnelKey, PodVipKey
+from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, LinkKey, SysctlKey
 from kube_router.model.state.listeners import HealthPortKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
@@ -25,7 +30,10 @@ _NODE = ("node",)
 
 
 class ProxyController:
-    """Items: every Service (by its Ref), and the node. `kernel`: version and patch level of the running kernel."""
+    """Items: every Service (by its Ref), pods of this node that answer clients directly, and the node.
+
+    `kernel`: version and patch level of the running kernel. `marks`: the book of marks that Services are known by.
+    """
 
     name = ownership.PROXY
     reads = frozenset({Kind.NODE, Kind.SERVICE, Kind.ENDPOINT_SLICE, Kind.INTERFACE})
@@ -38,26 +46,41 @@ class ProxyController:
         JumpKey,
         VirtualServerKey,
         DestinationKey,
+        IpvsTimeoutsKey,
         AddressKey,
+        DeliveryKey,
+        MarkRuleKey,
+        PodTunnelKey,
+        PodVipKey,
+        PodPortKey,
         HealthPortKey,
     )
 
-    def __init__(self, options: Options, *, kernel: tuple[int, int]) -> None:
+    def __init__(self, options: Options, *, kernel: tuple[int, int], marks: MarkBook | None = None) -> None:
         self._options = options
         self._kernel = kernel
         self._own = Name("", options.node_name)
         # Derived from the view and kept between passes: links are many, and Services come one by one.
         self._around: Surroundings | None = None
         self._allowed = ranges(options)
+        self._direct = DirectReturn(marks or MarkBook())
 
     def touched(self, changes: Changes, view: View) -> Iterable[Hashable]:
         """A slice touches its Service, a Service itself and those that claim what it claims or claimed; the node's own
-        addresses touch the node, and those Services that depend on them."""
+        addresses touch the node, and those Services that depend on them. Who touches a Service touches its pods here."""
+        self._direct.reserve(changes, view)
+        for item in self._touched(changes, view):
+            yield item
+            if isinstance(item, Ref) and item.kind is Kind.SERVICE and self._around is not None:
+                yield from self._direct.backings(item.name, self._around, view)
+
+    def _touched(self, changes: Changes, view: View) -> Iterator[Hashable]:
         if self._around is None or any(self._is_ours(ref) for ref in changes):
             yield from self._look_around(view)
         assert self._around is not None
         owners = [(ref, before) for ref, before in changes.items() if ref.kind in (Kind.NODE, Kind.INTERFACE)]
         yield from obstacles.concerned(((before, view.store(ref.kind).get(ref.name)) for ref, before in owners), view)
+        yield from self._direct.concerned(changes, view)
         for ref, before in changes.items():
             if ref.kind is Kind.SERVICE:
                 yield ref
@@ -70,13 +93,35 @@ class ProxyController:
         assert self._around is not None, "touched() comes first"
         if item == _NODE:
             return node(self._around, self._options, self._kernel)
-        assert isinstance(item, Ref)
-        service = view.services.get(item.name)
+        about = item.about if isinstance(item, Backing) else item
+        assert isinstance(about, Ref)
+        service = view.services.get(about.name)
         if service is None:
+            self._direct.marks.use(item, set())
             return NOTHING
-        obstacle = partial(obstacles.obstacle, own=self._own.name, view=view)
-        context = Context(self._around, self._options, self._allowed, partial(view.services.each, "claim"), obstacle)
-        return virtual_servers(service, view.slices.by("service", item.name), context)
+        mark_of, asked = self._direct.marks.asking()
+        given = view.slices.by("service", service.name), self._context(view, mark_of)
+        found = backing(service, item.address, *given) if isinstance(item, Backing) else virtual_servers(service, *given)
+        self._direct.marks.use(item, asked)
+        return found
+
+    def claim_of(self, mark: int) -> Claim | None:
+        """What clients ask for whose packets bear a mark. From any thread."""
+        holder = self._direct.marks.holder(mark)
+        return None if holder is None else holder.claim
+
+    def _context(self, view: View, mark_of: MarkOf) -> Context:
+        assert self._around is not None
+        return Context(
+            self._around,
+            self._options,
+            self._allowed,
+            partial(view.services.each, "claim"),
+            partial(obstacles.obstacle, own=self._own.name, view=view),
+            mark_of,
+            partial(view.nodes.has, "address"),
+            partial(view.services.has, "direct"),
+        )
 
     def _is_ours(self, ref: Ref) -> bool:
         return ref.kind is Kind.INTERFACE or (ref.kind is Kind.NODE and ref.name == self._own)
@@ -97,6 +142,8 @@ class ProxyController:
         if before is None or _concern_all(before) != _concern_all(now):
             yield from (Ref(Kind.SERVICE, name) for name in view.services)
             return
+        if before.mtu != now.mtu:
+            yield from self._direct.all(view)
         moved = before.own ^ now.own
         for address in moved:
             yield from (Ref(Kind.SERVICE, service.name) for service in view.services.each("address", address))

@@ -156,6 +156,12 @@ class Service(msgspec.Struct, frozen=True, gc=False):
         """Every address that it names; some may be named twice."""
         return (*self.cluster_ips, *self.external_ips, *(entry.address for entry in self.ingress))
 
+    def claims_outside(self) -> Iterator[Claim]:
+        """Every port at its external and load-balancer IPs."""
+        for port in self.ports:
+            for address in (*self.external_ips, *(entry.address for entry in self.ingress)):
+                yield Claim(address, port.protocol, port.port)
+
     def claims(self) -> Iterator[Claim]:
         """Every address and port that it names, and its node ports; some may be named twice."""
         addresses = self.addresses()

@@ -15,6 +15,7 @@ from kube_router.codec import annotations as said
 from kube_router.codec.sets import port_entry
 from kube_router.desired import NOTHING, Desired, Note
 from kube_router.desired.annotations import rejections
+from kube_router.desired.proxy import dsr
 from kube_router.desired.proxy.context import Context
 from kube_router.desired.proxy.endpoints import Choice, backends, choose, is_here
 from kube_router.desired.proxy.frontends import Binding, Frontend, frontends, number, policies
@@ -55,6 +56,29 @@ def virtual_servers(service: Service, slices: Sequence[EndpointSlice], context: 
         return NOTHING
     state: dict[Key, Value] = {}
     notes = _first_notes(service)
+    planned = dsr.plan(service, slices, context)
+    everything = []
+    for binding, choice in bindings(service, slices, context, notes):
+        _bind(state, binding, planned, context)
+        notes += _how(binding, choice, context.around.name)
+        everything.append(binding)
+    notes += dsr.notes(service, everything, planned, context)
+    if service.health_check_node_port:
+        state |= _health(service, slices, context)
+    return Desired(state, tuple(dict.fromkeys(notes)), seniority(service))
+
+
+def backing(service: Service, address: str, slices: Sequence[EndpointSlice], context: Context) -> Desired:
+    """What a pod of this node needs, by its address, as a backend of the Service that answers directly."""
+    planned = dsr.plan(service, slices, context)
+    if planned is None or not is_served(service):
+        return NOTHING
+    everything = [binding for binding, _ in bindings(service, slices, context, [])]
+    return Desired(dsr.backing(everything, address, planned, context), (), seniority(service))
+
+
+def bindings(service: Service, slices: Sequence[EndpointSlice], context: Context, notes: list[Note]) -> Iterator[tuple[Binding, Choice]]:
+    """Ports of a Service at its addresses here, as far as it has them; what it has not is said in `notes`."""
     scheduler, flags = _scheduling(service)
     groups = backends(slices)
     fronts = frontends(service, context, notes)
@@ -69,12 +93,7 @@ def virtual_servers(service: Service, slices: Sequence[EndpointSlice], context: 
                 choices[front.family] = choose(group, front.family, context.around)
             choice = choices[front.family]
             value = _virtual_server(scheduler, flags, service.affinity_timeout, front.family)
-            binding = Binding(service, front, port.protocol, at, value, choice.everyone, choice.here)
-            _bind(state, binding, context)
-            notes += _how(binding, choice, context.around.name)
-    if service.health_check_node_port:
-        state |= _health(service, slices, context)
-    return Desired(state, tuple(dict.fromkeys(notes)), seniority(service))
+            yield Binding(service, front, port.protocol, at, value, choice.everyone, choice.here), choice
 
 
 def seniority(service: Service) -> tuple[object, ...]:
@@ -82,15 +101,22 @@ def seniority(service: Service) -> tuple[object, ...]:
     return service.created, service.name
 
 
-def _bind(state: dict[Key, Value], binding: Binding, context: Context) -> None:
+def _bind(state: dict[Key, Value], binding: Binding, planned: dsr.Plan | None, context: Context) -> None:
     """All that one port at one address comes to."""
     front, server = binding.frontend, binding.server
-    state[server] = binding.value
-    for backend, port in binding.chosen:
-        state[DestinationKey(server, backend, port)] = _DESTINATION
+    if dsr.applies(binding, planned, context) and planned is not None:
+        state |= dsr.direct(binding, planned, context)
+    else:
+        state[server] = binding.value
+        for backend, port in binding.chosen:
+            state[DestinationKey(server, backend, port)] = _DESTINATION
     state[SetMember(_PORT_SETS[front.family], port_entry(front.address, binding.protocol, binding.port))] = _MEMBER
     state[SetMember(_VIP_SETS[front.family], front.address)] = _MEMBER
-    if front.address not in context.around.own and front.kind != "nodeport":
+    if front.address in context.around.own or front.kind == "nodeport":
+        return
+    if front.kind in dsr.OUTSIDE and context.is_direct(front.address):
+        state |= dsr.marked(binding, context)
+    else:
         state[AddressKey(names.DUMMY, host_prefix(front.address))] = _address(context.around.sources[front.family])
 
 

@@ -23,6 +23,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     `sources`: the same where it is on a link of this host now, else "": the kernel accepts no other as a source.
     `local`: addresses of the node's own links; `own`: these, and those that its Node object names. `node_ports`: where node ports are
     served. `pod_cidrs`: of enabled families. `links`: those with reverse path filters. `zone`: of its topology label, "" for none.
+    `mtu`: of packets to and from pods and clients, in families in which it is known.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     own: frozenset[str] = frozenset()
     node_ports: dict[Family, tuple[str, ...]] = {}
     zone: str = ""
+    mtu: dict[Family, int] = {}
 
 
 def surroundings(
@@ -53,8 +55,13 @@ def surroundings(
     primary = {family: next((a for a in addresses if family_of(a) == family), "") for family in families}
     local: set[str] = set()
     links: list[str] = []
+    mtus: dict[Family, list[int]] = {family: [] for family in families}
     for link in interfaces:
         held = addresses_of(link)
+        for family, address in primary.items():
+            # The bridge's is what is left of a packet between nodes.
+            if link.mtu and (link.name.name == BRIDGE or (address and address in held)):
+                mtus[family].append(link.mtu)
         if is_own(link):
             local.update(held)
         if link.name.name == BRIDGE or not held.isdisjoint(primary.values()):
@@ -72,6 +79,7 @@ def surroundings(
             family: tuple(sorted(address for address in bound if address and family_of(address) == family and not _is_loopback(address)))
             for family in families
         },
+        mtu={family: min(found) for family, found in mtus.items() if found},
         zone=node.labels.get(ZONE_LABEL, "") if node is not None else "",
     )
 
