@@ -15,17 +15,16 @@ from kube_router.codec import annotations as said
 from kube_router.codec.sets import port_entry
 from kube_router.desired import NOTHING, Desired, Note
 from kube_router.desired.annotations import rejections
-from kube_router.desired.proxy import dsr
+from kube_router.desired.proxy import dsr, health
 from kube_router.desired.proxy.context import Context
-from kube_router.desired.proxy.endpoints import Choice, backends, choose, is_here
-from kube_router.desired.proxy.frontends import Binding, Frontend, frontends, number, policies
-from kube_router.kit.net import FAMILIES, Family, family_of, host_prefix
+from kube_router.desired.proxy.endpoints import Choice, backends, choose
+from kube_router.desired.proxy.frontends import Binding, Frontend, frontends, number
+from kube_router.kit.net import FAMILIES, Family, host_prefix
 from kube_router.model import names
 from kube_router.model.objects import Claim, EndpointSlice, Kind, Ref, Service
 from kube_router.model.state import Key, Value
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer
 from kube_router.model.state.links import Address, AddressKey
-from kube_router.model.state.listeners import HealthPort, HealthPortKey
 from kube_router.model.state.netfilter import Member, SetMember
 
 PROXY_NAME: Final = "kube-router"
@@ -64,7 +63,7 @@ def virtual_servers(service: Service, slices: Sequence[EndpointSlice], context: 
         everything.append(binding)
     notes += dsr.notes(service, everything, planned, context)
     if service.health_check_node_port:
-        state |= _health(service, slices, context)
+        state |= health.answers(service, slices, (binding.frontend for binding in everything), context.around)
     return Desired(state, tuple(dict.fromkeys(notes)), seniority(service))
 
 
@@ -118,21 +117,6 @@ def _bind(state: dict[Key, Value], binding: Binding, planned: dsr.Plan | None, c
         state |= dsr.marked(binding, context)
     else:
         state[AddressKey(names.DUMMY, host_prefix(front.address))] = _address(context.around.sources[front.family])
-
-
-def _health(service: Service, slices: Sequence[EndpointSlice], context: Context) -> dict[Key, Value]:
-    """What load balancers are told of this node: how many ready endpoints the Service has here, counted in its first family."""
-    if service.type != "LoadBalancer" or policies(service)[1] != "Local":
-        return {}
-    family = family_of(service.cluster_ips[0])
-    here = {
-        endpoint.addresses[0]
-        for piece in slices
-        for endpoint in piece.endpoints
-        if endpoint.ready and family_of(endpoint.addresses[0]) == family and is_here(endpoint, context.around)
-    }
-    name = service.name
-    return {HealthPortKey(service.health_check_node_port): HealthPort(name.namespace, name.name, len(here))}
 
 
 def _scheduling(service: Service) -> tuple[str, int]:
