@@ -136,7 +136,7 @@ def test_b15_addresses_of_other_nodes_and_of_pods_are_refused_whatever_the_flags
 
 @of_each_family
 def test_b15_an_address_of_this_node_is_served_without_touching_it(facts: Facts) -> None:
-    for node, links in ((NODE1, LINKS), (Node(NODE1.name), LINKS), (NODE1, ())):
+    for node, links in ((NODE1, LINKS), (Node(NODE1.name), LINKS), (NODE1, (Interface(LINKS[1].name),))):
         desired = wants(service(external_ips=(facts.node,)), node, *PODS, *links, options=LENIENT)
         assert by_server(desired.state)[facts.node, 80] == {facts.here, facts.there}
         assert facts.node not in dummy_addresses(desired.state)
