@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kube_router.codec.annotations import PREFIX
 from kube_router.config.options import defaults
 from kube_router.control.proxy import ProxyController
-from kube_router.model.names import DUMMY, IPVS_SERVICES, SERVICE_IPS
+from kube_router.model.names import CLUSTER_MARKS, DUMMY, IPVS_SERVICES, SERVICE_IPS, SERVICE_MARKS, set_name
 from kube_router.model.objects import Endpoint, EndpointPort, EndpointSlice, Ingress, Interface, Kind, Name, Node, Service, ServicePort
 from kube_router.model.state import Key, Value
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
@@ -60,9 +60,20 @@ services = st.builds(
         [(), (Ingress("203.0.113.1"),), (Ingress("198.51.100.1"), Ingress("192.168.50.99"), Ingress("198.51.100.2", "Proxy"))]
     ),
     annotations=st.sampled_from(
-        [{}, {}, {PREFIX + "service.local": "true"}, {PREFIX + "service.skiplbips": ""}, {PREFIX + "service.scheduler": "mh"}]
+        [
+            {},
+            {},
+            {PREFIX + "service.local": "true"},
+            {PREFIX + "service.skiplbips": ""},
+            {PREFIX + "service.scheduler": "mh"},
+            {PREFIX + "service.dsr": "tunnel"},
+            {PREFIX + "service.dsr": "tunnel"},
+            {PREFIX + "service.hairpin": ""},
+            {PREFIX + "service.hairpin": "", PREFIX + "service.hairpin.externalips": ""},
+        ]
     ),
     health_check_node_port=st.sampled_from([0, 32000]),
+    source_ranges=st.sampled_from([(), (), ("10.9.0.0/16", "0.0.0.0/0"), ("fd00:9::/64",)]),
     ports=st.lists(ports, max_size=2, unique_by=lambda port: port.name).map(tuple),
     affinity_timeout=st.sampled_from([0, 10800]),
     internal_policy=st.sampled_from(["Cluster", "Local"]),
@@ -132,7 +143,10 @@ def test_what_stands_is_whole(history):
     for key in state:
         if isinstance(key, DestinationKey):
             assert key.server in state
-        if isinstance(key, VirtualServerKey) and key != FOREIGN_SERVER:
+        if isinstance(key, VirtualServerKey) and key.mark:
+            held = {other.set for other, value in state.items() if isinstance(other, SetMember) and value == Member(mark=key.mark)}
+            assert held & {set_name(name, key.family) for name in (SERVICE_MARKS, CLUSTER_MARKS)}, "packets must get its mark"
+        elif isinstance(key, VirtualServerKey) and key != FOREIGN_SERVER:
             prefix = "inet6:" if key.family == 6 else ""
             entry = f"{key.address},{ {6: 'tcp', 17: 'udp', 132: 'sctp'}[key.protocol] }:{key.port}"
             assert SetMember(prefix + IPVS_SERVICES, entry) in state, "the input chain must let it in"

@@ -39,8 +39,8 @@ def test_defaults_ask_for_nothing_that_is_missing() -> None:
 
 
 def test_cleaning_up_is_never_refused_for_a_missing_part() -> None:
-    assert isinstance(parse(["--hairpin-mode"], {}, open), tuple)
-    assert not isinstance(parse(["--hairpin-mode", "--cleanup-config"], {}, open), tuple)
+    assert isinstance(parse(["--run-loadbalancer"], {}, open), tuple)
+    assert not isinstance(parse(["--run-loadbalancer", "--cleanup-config"], {}, open), tuple)
 
 
 def test_every_row_is_of_a_flag_and_there_is_one_row_a_flag() -> None:

@@ -79,7 +79,7 @@ def destinations(desired: Desired, address: str, port: int) -> set[tuple[str, in
 
 
 def servers(desired: Desired) -> set[tuple[str, int, int]]:
-    return {(key.address, key.protocol, key.port) for key in desired.state if isinstance(key, VirtualServerKey)}
+    return {(key.address, key.protocol, key.port) for key in desired.state if isinstance(key, VirtualServerKey) and not key.mark}
 
 
 def test_a_cluster_ip_gets_server_destination_address_and_members():

@@ -36,24 +36,33 @@ class Packet(NamedTuple):
     icmp_type: int = -1
     in_link: str = ""
     out_link: str = ""
+    vip: str = ""  # of an IPVS connection: what its client asked for
+    vport: int = 0
+    method: str = "MASQ"
 
 
 Match = Callable[[Packet], bool]
+Mark = Callable[[Packet], int]
 
 
 class Rule(NamedTuple):
-    """A compiled rule. `verb`: "jump", "goto" or a verdict; "" for a target that goes on."""
+    """A compiled rule. `verb`: "jump", "goto" or a verdict; "" for a target that goes on. `mark`: what it writes into the packet's mark,
+    0 for nothing."""
 
     matches: tuple[Match, ...]
     verb: str
     chain: str
+    mark: Mark = lambda packet: 0
 
 
 class Walker:
-    """The filter table of one family on a node with these addresses."""
+    """A table of one family on a node with these addresses."""
 
-    def __init__(self, state: Mapping[Key, Value], family: Family, local: frozenset[str] = frozenset()) -> None:
+    def __init__(self, state: Mapping[Key, Value], family: Family, local: frozenset[str] = frozenset(), *, table: str = "filter") -> None:
         self._local = local
+        self._family = family
+        self._written = 0
+        self._state = state
         self._sets: dict[str, Holds] = {
             key.name: _compile_set(key.name, value, state)
             for key, value in state.items()
@@ -62,19 +71,25 @@ class Walker:
         self._chains: dict[str, tuple[Rule, ...]] = {
             key.name: tuple(self._compile(text) for text in value.rules)
             for key, value in state.items()
-            if isinstance(key, ChainKey) and isinstance(value, Chain) and key.family == family and key.table == "filter"
+            if isinstance(key, ChainKey) and isinstance(value, Chain) and key.family == family and key.table == table
         }
         jumps = [
-            (value.rank, key.builtin, self._compile(f"{value.match} -j {key.chain}".strip()))
+            (not value.first, value.rank, key.builtin, key.chain, self._compile(f"{value.match} -j {key.chain}".strip()))
             for key, value in state.items()
-            if isinstance(key, JumpKey) and isinstance(value, Jump) and key.family == family and key.table == "filter"
+            if isinstance(key, JumpKey) and isinstance(value, Jump) and key.family == family and key.table == table
         ]
-        for _, builtin, rule in sorted(jumps, key=lambda jump: jump[:2]):
+        for *_, builtin, _, rule in sorted(jumps, key=lambda jump: jump[:4]):
             self._chains[builtin] = (*self._chains.get(builtin, ()), rule)
 
     def run(self, hook: str, packet: Packet) -> str:
-        """Verdict of a built-in chain: one of TERMINAL, or FELL_THROUGH."""
+        """Verdict of a built-in chain: one of TERMINAL, "SNAT" with an address, or FELL_THROUGH."""
         return self._walk(hook, packet, 0) or FELL_THROUGH
+
+    def mark(self, hook: str, packet: Packet) -> int:
+        """The mark that a packet without one leaves a built-in chain with."""
+        self._written = 0
+        self._walk(hook, packet, 0)
+        return self._written
 
     def _walk(self, chain: str, packet: Packet, depth: int) -> str:
         """ "" when the chain comes back to its caller."""
@@ -83,9 +98,10 @@ class Walker:
         for rule in self._chains.get(chain, ()) if depth == 0 else self._chains[chain]:
             if not all(match(packet) for match in rule.matches):
                 continue
+            self._written = rule.mark(packet) or self._written
             if rule.verb == "RETURN":
                 return ""
-            if rule.verb in TERMINAL:
+            if rule.verb in TERMINAL or rule.verb.startswith("SNAT "):
                 return rule.verb
             if rule.verb:
                 verdict = self._walk(rule.chain, packet, depth + 1)
@@ -110,8 +126,12 @@ class Walker:
                 matches.append(_negated(match) if negate else match)
         raise UnknownRule(f"no target: {text}")
 
-    def _target(self, option: str, words: list[str], text: str) -> tuple[str, str]:
+    def _target(self, option: str, words: list[str], text: str) -> tuple[str, str] | tuple[str, str, Mark]:
         target, rest = words[0], words[1:]
+        if target == "SNAT" and rest[0] == "--to-source" and rest[2:] in ([], ["--random-fully"]):
+            return f"SNAT {rest[1]}", ""
+        if target == "SET" and rest[0] == "--map-set" and rest[2:] == ["dst,dst", "--map-mark"]:
+            return "", "", self._marks(rest[1])
         if option == "-g":
             return "goto", target
         if target == "NFLOG" and rest[0] == "--nflog-group" and len(rest) == 2:
@@ -149,6 +169,8 @@ class Walker:
             "set": lambda: self._set_match(_value(words, "--match-set", text), words.pop(0)),
             "comment": lambda: _nothing(_value(words, "--comment", text)),
             "conntrack": lambda: _in_states(_value(words, "--ctstate", text).split(",")),
+            "ipvs": lambda: _of_ipvs(words, text),
+            "bpf": lambda: _program(_value(words, "--bytecode", text)),
             "icmp": lambda: _icmp(int(_value(words, "--icmp-type", text))),
             "icmp6": lambda: _icmp(int(_value(words, "--icmpv6-type", text))),
             "limit": lambda: _nothing(_value(words, "--limit", text), _value(words, "--limit-burst", text)),
@@ -164,6 +186,15 @@ class Walker:
         if option not in ("--src-type", "--dst-type") or words.pop(0) != "LOCAL":
             raise UnknownRule(f"addrtype: {text}")
         return lambda p: (p.source if option == "--src-type" else p.destination) in self._local
+
+    def _marks(self, name: str) -> Mark:
+        spec = self._state.get(SetKey(name))
+        if not isinstance(spec, SetSpec) or not spec.skbinfo or spec.type != "hash:ip,port":
+            raise UnknownRule(f"{name} holds no marks")
+        marks = {
+            key.entry: getattr(value, "mark", 0) for key, value in self._state.items() if isinstance(key, SetMember) and key.set == name
+        }
+        return lambda p: marks.get(f"{p.destination},{p.protocol}:{p.port}", 0)
 
     def _set_match(self, name: str, directions: str) -> Match:
         if name not in self._sets:
@@ -187,6 +218,12 @@ def _compile_set(name: str, spec: SetSpec, state: Mapping[Key, Value]) -> Holds:
         return lambda fields, p: fields[0] in entries
     if spec.type == "hash:ip,port":
         return lambda fields, p: f"{fields[0]},{p.protocol}:{p.port}" in entries
+    if spec.type == "hash:ip,port,net":
+        return lambda fields, p: any(
+            entry.startswith(f"{fields[0]},{p.protocol}:{p.port},")
+            and ipaddress.ip_address(fields[2]) in ipaddress.ip_network(entry.rpartition(",")[2])
+            for entry in entries
+        )
     if spec.type == "hash:net,net":
         return lambda fields, p: ",".join(fields) in entries
     if spec.type == "hash:net":
@@ -221,6 +258,49 @@ def _ports(text: str) -> Match:
         first, _, last = piece.partition(":")
         ranges.append((int(first), int(last or first)))
     return lambda p: p.protocol not in ICMP and any(first <= p.port <= last for first, last in ranges)
+
+
+def _of_ipvs(words: list[str], text: str) -> Match:
+    """Only packets of IPVS connections from client to backend are walked."""
+    wanted: dict[str, str] = {}
+    while words and words[0].startswith("--v"):
+        wanted[words.pop(0)] = words.pop(0)
+    if not wanted or not wanted.keys() <= {"--vaddr", "--vport", "--vdir", "--vmethod"} or wanted.get("--vdir", "ORIGINAL") != "ORIGINAL":
+        raise UnknownRule(f"ipvs: {text}")
+
+    def holds(p: Packet) -> bool:
+        found = {"--vaddr": p.vip, "--vport": str(p.vport), "--vdir": "ORIGINAL", "--vmethod": p.method}
+        return bool(p.vip) and all(found[option] == value for option, value in wanted.items())
+
+    return holds
+
+
+def _program(text: str) -> Match:
+    """A program of the packet filter's machine: load a word of the header, copy it aside, compare, answer."""
+    count, *lines = text.split(",")
+    program = [tuple(map(int, line.split())) for line in lines]
+    if len(program) != int(count):
+        raise UnknownRule(f"bpf: {text}")
+
+    def holds(p: Packet) -> bool:
+        ends = [ipaddress.ip_address(p.source).packed, ipaddress.ip_address(p.destination).packed]
+        header = bytes(12 if len(ends[0]) == 4 else 8) + b"".join(ends)
+        accumulator = index = at = 0
+        while True:
+            code, if_true, if_false, k = program[at]
+            at += 1
+            if code == 0x20:
+                accumulator = int.from_bytes(header[k : k + 4], "big")
+            elif code == 0x07:
+                index = accumulator
+            elif code == 0x1D:
+                at += if_true if accumulator == index else if_false
+            elif code == 0x06:
+                return k != 0
+            else:
+                raise UnknownRule(f"bpf instruction {code:#x}")
+
+    return holds
 
 
 def _icmp(number: int) -> Match:

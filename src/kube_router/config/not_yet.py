@@ -27,7 +27,6 @@ class NotYet:
 
 NOT_YET: Final[tuple[NotYet, ...]] = (
     NotYet("enable-pprof", lambda o: o.enable_pprof, "profiling over HTTP"),
-    NotYet("hairpin-mode", lambda o: o.hairpin_mode, "hairpin traffic"),
     NotYet("netpol-default-deny", lambda o: o.netpol_default_deny, "denying pods whose policies are not in place"),
     NotYet("run-loadbalancer", lambda o: o.run_loadbalancer, "the load-balancer allocator"),
     NotYet("use-nftables-for-netpol", lambda o: o.use_nftables_for_netpol, "the nftables backend"),

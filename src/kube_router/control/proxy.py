@@ -9,8 +9,10 @@ from kube_router.cache.cache import Changes, View
 from kube_router.config.options import Options
 from kube_router.control.marks import MarkBook
 from kube_router.control.proxy_direct import DirectReturn
+from kube_router.control.proxy_shared import HAIRPIN, ClusterPods, concerns_hairpin, hairpin_chains
 from kube_router.desired import NOTHING, Desired, obstacles
 from kube_router.desired.external_ips import ranges
+from kube_router.desired.proxy import hairpin
 from kube_router.desired.proxy.context import Context
 from kube_router.desired.proxy.dsr import Backing
 from kube_router.desired.proxy.marks import MarkOf
@@ -23,14 +25,16 @@ from kube_router.model.state.direct import DeliveryKey, MarkRuleKey, PodPortKey,
 from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey, LinkKey, SysctlKey
 from kube_router.model.state.listeners import HealthPortKey
-from kube_router.model.state.netfilter import ChainKey, JumpKey, SetKey, SetMember
+from kube_router.model.state.netfilter import ChainKey, JumpKey, LeftoverKey, SetKey, SetMember
 from kube_router.plan import ownership
 
 _NODE = ("node",)
+_SELF = ("self",)
 
 
 class ProxyController:
-    """Items: every Service (by its Ref), pods of this node that answer clients directly, and the node.
+    """Items: every Service (by its Ref), pods of this node that answer clients directly, the node, pods that reach themselves, and those of
+    proxy_shared.py.
 
     `kernel`: version and patch level of the running kernel. `marks`: the book of marks that Services are known by.
     """
@@ -44,6 +48,7 @@ class ProxyController:
         SetMember,
         ChainKey,
         JumpKey,
+        LeftoverKey,
         VirtualServerKey,
         DestinationKey,
         IpvsTimeoutsKey,
@@ -64,12 +69,17 @@ class ProxyController:
         self._around: Surroundings | None = None
         self._allowed = ranges(options)
         self._direct = DirectReturn(marks or MarkBook())
+        self._pods = ClusterPods(options)
 
     def touched(self, changes: Changes, view: View) -> Iterable[Hashable]:
         """A slice touches its Service, a Service itself and those that claim what it claims or claimed; the node's own
         addresses touch the node, and those Services that depend on them. Who touches a Service touches its pods here."""
         self._direct.reserve(changes, view)
-        for item in self._touched(changes, view):
+        items = set(self._touched(changes, view))
+        yield from self._pods.touched(changes, view)
+        if _NODE in items or concerns_hairpin(changes, items, view, self._options):
+            yield HAIRPIN
+        for item in items:
             yield item
             if isinstance(item, Ref) and item.kind is Kind.SERVICE and self._around is not None:
                 yield from self._direct.backings(item.name, self._around, view)
@@ -93,6 +103,10 @@ class ProxyController:
         assert self._around is not None, "touched() comes first"
         if item == _NODE:
             return node(self._around, self._options, self._kernel)
+        if item == _SELF:
+            return Desired(hairpin.to_themselves(self._around))
+        if (shared := self._shared(item, view)) is not None:
+            return shared
         about = item.about if isinstance(item, Backing) else item
         assert isinstance(about, Ref)
         service = view.services.get(about.name)
@@ -104,6 +118,12 @@ class ProxyController:
         found = backing(service, item.address, *given) if isinstance(item, Backing) else virtual_servers(service, *given)
         self._direct.marks.use(item, asked)
         return found
+
+    def _shared(self, item: Hashable, view: View) -> Desired | None:
+        """What an item comes to that is about many Services or nodes at once; None for all others."""
+        if item == HAIRPIN:
+            return hairpin_chains(view, self._context(view, self._direct.marks.asking()[0]))
+        return self._pods.want(item, view)
 
     def claim_of(self, mark: int) -> Claim | None:
         """What clients ask for whose packets bear a mark. From any thread."""
@@ -139,6 +159,7 @@ class ProxyController:
         if now == before:
             return
         yield _NODE
+        yield _SELF
         if before is None or _concern_all(before) != _concern_all(now):
             yield from (Ref(Kind.SERVICE, name) for name in view.services)
             return

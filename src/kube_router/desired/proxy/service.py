@@ -15,7 +15,7 @@ from kube_router.codec import annotations as said
 from kube_router.codec.sets import port_entry
 from kube_router.desired import NOTHING, Desired, Note
 from kube_router.desired.annotations import rejections
-from kube_router.desired.proxy import dsr, health
+from kube_router.desired.proxy import dsr, hairpin, health, marked, sources
 from kube_router.desired.proxy.context import Context
 from kube_router.desired.proxy.endpoints import Choice, backends, choose
 from kube_router.desired.proxy.frontends import Binding, Frontend, frontends, number
@@ -111,12 +111,26 @@ def _bind(state: dict[Key, Value], binding: Binding, planned: dsr.Plan | None, c
             state[DestinationKey(server, backend, port)] = _DESTINATION
     state[SetMember(_PORT_SETS[front.family], port_entry(front.address, binding.protocol, binding.port))] = _MEMBER
     state[SetMember(_VIP_SETS[front.family], front.address)] = _MEMBER
+    state |= _rules(binding, planned, context)
     if front.address in context.around.own or front.kind == "nodeport":
         return
     if front.kind in dsr.OUTSIDE and context.is_direct(front.address):
         state |= dsr.marked(binding, context)
     else:
         state[AddressKey(names.DUMMY, host_prefix(front.address))] = _address(context.around.sources[front.family])
+
+
+def _rules(binding: Binding, planned: dsr.Plan | None, context: Context) -> dict[Key, Value]:
+    """Who may reach it, and whose packets are treated apart; nothing for nearly all."""
+    front, state = binding.frontend, sources.restrict(binding)
+    if binding.here:
+        state |= hairpin.pairs(binding, context.options)
+    if front.policy == "Local" and not dsr.applies(binding, planned, context):
+        inside = marked.in_cluster(binding, context.mark_of)
+        state |= inside
+        if front.kind in dsr.OUTSIDE and context.is_direct(front.address):
+            state |= dsr.delivered(inside)
+    return state
 
 
 def _scheduling(service: Service) -> tuple[str, int]:
