@@ -95,13 +95,19 @@ def test_a_restart_writes_nothing_and_loses_nothing(network: Network, encap: str
     assert stream.lost == 0
 
 
+MOMENT = 2  # packets of a stream of 100 a second
+
+
 @pytest.mark.needs("ipip", "ip6tnl", "fou", "gue", "gue6")
-def test_from_fou_to_ipip_node_by_node_no_packet_is_lost(network: Network) -> None:
+def test_from_fou_to_ipip_node_by_node_no_packet_is_lost_but_for_those_in_the_moment_of_an_ipv6_tunnels_change(network: Network) -> None:
     network.start(overlay_encap="fou")
     with Stream(network.hosts["n1"], PODS["n3"][0]) as four, Stream(network.hosts["n3"], PODS["n1"][1]) as six:
         for name in NODES:
             network.start(name, overlay_encap="ipip")
-    assert (four.lost, six.lost) == (0, 0), "a tunnel takes bare packets in, and a listener of before stays"
+    assert four.lost == 0, "a tunnel takes bare packets in, and a listener of before stays"
+    # The kernel takes an ip6tnl out of its table to change it, and waits for all readers meanwhile (ip6_tnl_update): what comes in at
+    # that moment finds no tunnel. It happens once at either end.
+    assert six.lost <= 2 * MOMENT
     assert "port 5555 gue" in network.hosts["n1"].space.run("ip fou show")
 
 
