@@ -68,7 +68,7 @@ class ProxyController:
         # Derived from the view and kept between passes: links are many, and Services come one by one.
         self._around: Surroundings | None = None
         self._allowed = ranges(options)
-        self._direct = DirectReturn(marks or MarkBook())
+        self._direct = DirectReturn(MarkBook() if marks is None else marks)
         self._pods = ClusterPods(options)
 
     def touched(self, changes: Changes, view: View) -> Iterable[Hashable]:
