@@ -275,9 +275,9 @@ def test_the_daemon_sees_processes_of_the_node_only_where_direct_server_return_n
 def test_the_runtimes_socket_is_where_the_flag_says() -> None:
     (patch,) = (path for path in PATCHES if path.name.startswith("container-runtime"))
     daemon = patched(patch)["spec"]["template"]["spec"]["containers"][0]
-    (flag,) = (argument for argument in daemon["args"] if argument.startswith("--runtime-endpoint="))
-    assert flag.split("=")[0].removeprefix("--") in BY_NAME
-    socket_folder = str(Path(flag.split("unix://")[1]).parent)
+    parsed = parse(arguments(daemon), environment(daemon), lambda path: "")
+    assert isinstance(parsed, Options), f"the program refuses the patched arguments: {parsed}"
+    socket_folder = str(Path(parsed.runtime_endpoint.removeprefix("unix://")).parent)
     assert socket_folder in {mount["mountPath"] for mount in daemon["volumeMounts"]}
 
 

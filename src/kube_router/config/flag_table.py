@@ -160,7 +160,7 @@ _PROXY_FLAGS: Final = (
     Flag("nodeport-bindon-all-ip", "bool", False, PROXY,
          "Serve node ports on every address of the node instead of the primary ones."),
     Flag("runtime-endpoint", "string", "", PROXY,
-         "Socket of the container runtime (CRI), needed for direct server return.", check.CRI_SOCKET),
+         "Socket of the container runtime (CRI): direct server return asks it for pods' namespaces first.", check.CRI_SOCKET),
     Flag("service-tcp-timeout", "duration", 0.0, PROXY, "IPVS timeout of TCP connections; 0s keeps the kernel's.",
          check.IPVS_TIMEOUT),
     Flag("service-tcpfin-timeout", "duration", 0.0, PROXY,
