@@ -13,7 +13,7 @@ from kube_router.control.proxy_shared import HAIRPIN, ClusterPods, concerns_hair
 from kube_router.desired import NOTHING, Desired, obstacles
 from kube_router.desired.external_ips import ranges
 from kube_router.desired.proxy import hairpin
-from kube_router.desired.proxy.context import Context
+from kube_router.desired.proxy.context import About, Context, Obstacle, Rivals
 from kube_router.desired.proxy.dsr import Backing
 from kube_router.desired.proxy.marks import MarkOf
 from kube_router.desired.proxy.node import node
@@ -70,6 +70,7 @@ class ProxyController:
         self._allowed = ranges(options)
         self._direct = DirectReturn(MarkBook() if marks is None else marks)
         self._pods = ClusterPods(options)
+        self._lookups: tuple[View, Rivals, Obstacle, About, About] | None = None
 
     def touched(self, changes: Changes, view: View) -> Iterable[Hashable]:
         """A slice touches its Service, a Service itself and those that claim what it claims or claimed; the node's own
@@ -101,15 +102,21 @@ class ProxyController:
     def want(self, item: Hashable, view: View) -> Desired:
         """Pure; see desired/proxy/."""
         assert self._around is not None, "touched() comes first"
+        if isinstance(item, Ref | Backing):
+            return self._of_service(item, view)
         if item == _NODE:
             return node(self._around, self._options, self._kernel)
         if item == _SELF:
             return Desired(hairpin.to_themselves(self._around))
-        if (shared := self._shared(item, view)) is not None:
-            return shared
-        about = item.about if isinstance(item, Backing) else item
-        assert isinstance(about, Ref)
-        service = view.services.get(about.name)
+        if item == HAIRPIN:
+            return hairpin_chains(view, self._context(view, self._direct.marks.asking()[0]))
+        shared = self._pods.want(item, view)
+        assert shared is not None, item
+        return shared
+
+    def _of_service(self, item: Ref | Backing, view: View) -> Desired:
+        """What a Service comes to, or one pod behind it."""
+        service = view.services.get(item.about.name if isinstance(item, Backing) else item.name)
         if service is None:
             self._direct.marks.use(item, set())
             return NOTHING
@@ -119,12 +126,6 @@ class ProxyController:
         self._direct.marks.use(item, asked)
         return found
 
-    def _shared(self, item: Hashable, view: View) -> Desired | None:
-        """What an item comes to that is about many Services or nodes at once; None for all others."""
-        if item == HAIRPIN:
-            return hairpin_chains(view, self._context(view, self._direct.marks.asking()[0]))
-        return self._pods.want(item, view)
-
     def claim_of(self, mark: int) -> Claim | None:
         """What clients ask for whose packets bear a mark. From any thread."""
         holder = self._direct.marks.holder(mark)
@@ -132,16 +133,16 @@ class ProxyController:
 
     def _context(self, view: View, mark_of: MarkOf) -> Context:
         assert self._around is not None
-        return Context(
-            self._around,
-            self._options,
-            self._allowed,
-            partial(view.services.each, "claim"),
-            partial(obstacles.obstacle, own=self._own.name, view=view),
-            mark_of,
-            partial(view.nodes.has, "address"),
-            partial(view.services.has, "direct"),
-        )
+        if self._lookups is None or self._lookups[0] is not view:
+            self._lookups = (
+                view,
+                partial(view.services.each, "claim"),
+                partial(obstacles.obstacle, own=self._own.name, view=view),
+                partial(view.nodes.has, "address"),
+                partial(view.services.has, "direct"),
+            )
+        _, rivals, obstacle, is_node, is_direct = self._lookups
+        return Context(self._around, self._options, self._allowed, rivals, obstacle, mark_of, is_node, is_direct)
 
     def _is_ours(self, ref: Ref) -> bool:
         return ref.kind is Kind.INTERFACE or (ref.kind is Kind.NODE and ref.name == self._own)

@@ -48,13 +48,30 @@ def backends(slices: Iterable[EndpointSlice]) -> dict[PortName, dict[Backend, En
 
 def choose(group: Mapping[Backend, Endpoint], family: Family, around: Surroundings) -> Choice:
     """Backends that get new connections; the terminating ones only as a last resort, of each policy by itself."""
-    mine = [pair for pair in group.items() if family_of(pair[0][0]) == family]
-    ready = [pair for pair in mine if pair[1].ready]
-    everyone, ignored = preferred(ready, around.name, around.zone) if ready else ([backend for backend, _ in mine], "")
-    here = [backend for backend, endpoint in ready if is_here(endpoint, around)] or [
-        backend for backend, endpoint in mine if is_here(endpoint, around)
-    ]
-    return Choice(everyone, here, ignored)
+    ready: list[tuple[Backend, Endpoint]] = []
+    ending, here, ending_here = [], [], []
+    hinted = False
+    for pair in group.items():
+        backend, endpoint = pair
+        if family_of(backend[0]) != family:
+            continue
+        is_local = is_here(endpoint, around)
+        if not endpoint.ready:
+            ending.append(backend)
+            if is_local:
+                ending_here.append(backend)
+            continue
+        ready.append(pair)
+        if is_local:
+            here.append(backend)
+        if endpoint.hint_zones or endpoint.hint_nodes:
+            hinted = True
+    if not ready:
+        return Choice(ending, ending_here)
+    if not hinted:
+        return Choice([backend for backend, _ in ready], here or ending_here)
+    everyone, ignored = preferred(ready, around.name, around.zone)
+    return Choice(everyone, here or ending_here, ignored)
 
 
 def is_here(endpoint: Endpoint, around: Surroundings) -> bool:

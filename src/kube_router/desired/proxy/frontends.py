@@ -45,14 +45,15 @@ class Frontend(NamedTuple):
 class Binding(NamedTuple):
     """One port of a Service at one of its addresses: what IPVS calls a service.
 
-    `port` is the one that clients use. `everyone`: the backends that a policy of Cluster means; `here`: those of this node that a
-    policy of Local means; both of the frontend's family, and either may be empty.
+    `port` is the one that clients use, `server` the IPVS service by address. `everyone`: the backends that a policy of Cluster means;
+    `here`: those of this node that a policy of Local means; both of the frontend's family, and either may be empty.
     """
 
     service: Service
     frontend: Frontend
     protocol: str
     port: int
+    server: VirtualServerKey
     value: VirtualServer
     everyone: list[Backend]
     here: list[Backend]
@@ -63,35 +64,51 @@ class Binding(NamedTuple):
         return Claim(self.frontend.address, self.protocol, self.port)
 
     @property
-    def server(self) -> VirtualServerKey:
-        """The IPVS service by address."""
-        return VirtualServerKey(self.frontend.address, _NUMBERS[self.protocol], self.port, 0, self.frontend.family)
-
-    @property
     def chosen(self) -> list[Backend]:
         """Backends that clients from outside are sent to."""
         return self.everyone if self.frontend.policy == "Cluster" else self.here
 
 
+def server_at(frontend: Frontend, protocol: str, port: int) -> VirtualServerKey:
+    """The IPVS service by address of a port at a frontend."""
+    return VirtualServerKey(frontend.address, _NUMBERS[protocol], port, 0, frontend.family)
+
+
 def frontends(service: Service, context: Context, notes: list[Note]) -> list[Frontend]:
     """All of them, each address once, in a steady order; what is not let in is said in `notes`."""
-    around = context.around
     internal, external = policies(service)
-    found = {vip: Frontend("cluster", vip, family, internal) for vip in service.cluster_ips if (family := family_of(vip)) in around.primary}
+    fronts = []
+    for vip in service.cluster_ips:
+        family = family_of(vip)
+        if family in context.around.primary:
+            fronts.append(Frontend("cluster", vip, family, internal))
     if service.external_ips or service.ingress:
-        for kind, address in _brought_along(service):
-            if address not in found and family_of(address) in around.primary and _is_let_in(service, kind, address, context, notes):
-                found[address] = Frontend(kind, address, family_of(address), external)
-    fronts = list(found.values())
-    if any(port.node_port for port in service.ports):
-        families = dict.fromkeys(map(family_of, service.cluster_ips))
-        fronts += (Frontend("nodeport", address, family, external) for family in families for address in around.node_ports.get(family, ()))
+        fronts += _from_outside(service, external, context, notes)
+    for port in service.ports:
+        if port.node_port:
+            fronts += _of_node(service, external, context)
+            break
     return fronts
+
+
+def _from_outside(service: Service, policy: str, context: Context, notes: list[Note]) -> Iterator[Frontend]:
+    seen = set(service.cluster_ips)
+    for kind, address in _brought_along(service):
+        if address not in seen and family_of(address) in context.around.primary:
+            seen.add(address)
+            if _is_let_in(service, kind, address, context, notes):
+                yield Frontend(kind, address, family_of(address), policy)
+
+
+def _of_node(service: Service, policy: str, context: Context) -> Iterator[Frontend]:
+    for family in dict.fromkeys(map(family_of, service.cluster_ips)):
+        for address in context.around.node_ports.get(family, ()):
+            yield Frontend("nodeport", address, family, policy)
 
 
 def policies(service: Service) -> tuple[str, str]:
     """Internal and external traffic policy; the annotation forces the external one to Local and the internal one to Cluster."""
-    if said.is_local(service.annotations):
+    if service.annotations and said.is_local(service.annotations):
         return "Cluster", "Local"
     return service.internal_policy, service.external_policy
 

@@ -18,7 +18,7 @@ from kube_router.desired.annotations import rejections
 from kube_router.desired.proxy import dsr, hairpin, health, marked, sources
 from kube_router.desired.proxy.context import Context
 from kube_router.desired.proxy.endpoints import Choice, backends, choose
-from kube_router.desired.proxy.frontends import Binding, Frontend, frontends, number
+from kube_router.desired.proxy.frontends import Binding, Frontend, frontends, number, server_at
 from kube_router.kit.net import FAMILIES, Family, host_prefix
 from kube_router.model import names
 from kube_router.model.objects import Claim, EndpointSlice, Kind, Ref, Service
@@ -59,7 +59,8 @@ def virtual_servers(service: Service, slices: Sequence[EndpointSlice], context: 
     everything = []
     for binding, choice in bindings(service, slices, context, notes):
         _bind(state, binding, planned, context)
-        notes += _how(binding, choice, context.around.name)
+        if choice.ignored or binding.frontend.policy == "Local":
+            notes += _how(binding, choice, context.around.name)
         everything.append(binding)
     notes += dsr.notes(service, everything, planned, context)
     if service.health_check_node_port:
@@ -92,7 +93,8 @@ def bindings(service: Service, slices: Sequence[EndpointSlice], context: Context
                 choices[front.family] = choose(group, front.family, context.around)
             choice = choices[front.family]
             value = _virtual_server(scheduler, flags, service.affinity_timeout, front.family)
-            yield Binding(service, front, port.protocol, at, value, choice.everyone, choice.here), choice
+            server = server_at(front, port.protocol, at)
+            yield Binding(service, front, port.protocol, at, server, value, choice.everyone, choice.here), choice
 
 
 def seniority(service: Service) -> tuple[object, ...]:
@@ -103,7 +105,7 @@ def seniority(service: Service) -> tuple[object, ...]:
 def _bind(state: dict[Key, Value], binding: Binding, planned: dsr.Plan | None, context: Context) -> None:
     """All that one port at one address comes to."""
     front, server = binding.frontend, binding.server
-    if dsr.applies(binding, planned, context) and planned is not None:
+    if planned is not None and dsr.applies(binding, planned, context):
         state |= dsr.direct(binding, planned, context)
     else:
         state[server] = binding.value
@@ -111,7 +113,8 @@ def _bind(state: dict[Key, Value], binding: Binding, planned: dsr.Plan | None, c
             state[DestinationKey(server, backend, port)] = _DESTINATION
     state[SetMember(_PORT_SETS[front.family], port_entry(front.address, binding.protocol, binding.port))] = _MEMBER
     state[SetMember(_VIP_SETS[front.family], front.address)] = _MEMBER
-    state |= _rules(binding, planned, context)
+    if front.policy == "Local" or binding.service.annotations or binding.service.source_ranges or context.options.hairpin_mode:
+        state |= _rules(binding, planned, context)
     if front.address in context.around.own or front.kind == "nodeport":
         return
     if front.kind in dsr.OUTSIDE and context.is_direct(front.address):
@@ -158,8 +161,12 @@ def _address(source: str) -> Address:
 
 
 def _taken(service: Service, front: Frontend, protocol: str, port: int, context: Context, notes: list[Note]) -> bool:
-    claims = claims_at(front.address, protocol, port, context)
-    rivals = {rival.name: rival for claim in claims for rival in context.rivals(claim) if rival.name != service.name}
+    rivals = {
+        rival.name: rival
+        for claim in claims_at(front.address, front.family, protocol, port, context)
+        for rival in context.rivals(claim)
+        if rival.name != service.name
+    }
     if not rivals:
         return False
     older = [
@@ -181,12 +188,11 @@ def _taken(service: Service, front: Frontend, protocol: str, port: int, context:
     return True
 
 
-def claims_at(address: str, protocol: str, port: int, context: Context) -> list[Claim]:
+def claims_at(address: str, family: Family, protocol: str, port: int, context: Context) -> tuple[Claim, ...]:
     """Claims that come to one port at one address here: of the address, and where it is one for node ports, of a node port."""
-    claims = [Claim(address, protocol, port)]
-    if any(address in addresses for addresses in context.around.node_ports.values()):
-        claims.append(Claim("", protocol, port))
-    return claims
+    if address in context.around.node_ports.get(family, ()):
+        return Claim(address, protocol, port), Claim("", protocol, port)
+    return (Claim(address, protocol, port),)
 
 
 def _serves(service: Service, address: str, protocol: str, port: int, context: Context) -> bool:
@@ -198,6 +204,8 @@ def _serves(service: Service, address: str, protocol: str, port: int, context: C
 
 
 def _first_notes(service: Service) -> list[Note]:
+    if not service.rejected and not service.annotations:
+        return []
     about = Ref(Kind.SERVICE, service.name)
     notes = list(rejections(about, (one for one in service.rejected if one.annotation in said.OF_PROXY)))
     if said.SCHEDULER_FLAGS in service.annotations and said.scheduler(service.annotations) != "mh":
