@@ -8,6 +8,7 @@ import pytest
 
 from kube_router.app.found_marks import found_marks
 from kube_router.config.options import defaults
+from kube_router.control.draining import Draining
 from kube_router.control.marks import Holder, MarkBook
 from kube_router.control.proxy import ProxyController
 from kube_router.model.objects import Endpoint, EndpointPort, EndpointSlice, Interface, Kind, Name, Node, Service, ServicePort
@@ -201,3 +202,30 @@ def test_d10_nothing_is_asked_of_pods_while_nothing_changes_there() -> None:
     node.feed(service("unrelated", 82, direct=False, vip="203.0.113.22"))
     node.settle()
     assert not sent(node, PodTunnelKey, PodVipKey, MarkRuleKey, DeliveryKey, ChainKey)
+
+
+def test_a_service_that_goes_while_connections_are_open_keeps_all_that_they_run_through_until_they_end() -> None:
+    kept: dict[str, int] = {MINE: 1, OTHER: 1}
+    clock = 0.0
+    held = World()
+
+    def connections(servers: object) -> Mapping[DestinationKey, int]:
+        return {key: kept[key.address] for key in held.state if isinstance(key, DestinationKey) and key.server in servers}  # type: ignore[operator]
+
+    controller = ProxyController(OPTIONS, kernel=(6, 1))
+    keeper = Draining(30.0, connections=connections, ends=lambda *_: False, claim_of=controller.claim_of, now=lambda: clock)
+    node = LabNode(lambda: controller, held, keeper=lambda *_: keeper)
+    for value in (NODE1, UPLINK, service("a", 80), endpoints("a", MINE, OTHER)):
+        node.feed(value)
+    node.settle()
+    before = {key for key in held.state if not isinstance(key, AddressKey)}
+    node.feed((Kind.SERVICE, Name("shop", "a")))
+    node.feed((Kind.ENDPOINT_SLICE, Name("shop", "a-1")))
+    node.settle()
+    lost = before - held.state.keys()
+    assert lost == {key for key in lost if getattr(key, "table", "") == "mangle" and "MSS" in str(key)}, "only new connections are clamped"
+    assert {value.weight for key, value in held.state.items() if isinstance(key, DestinationKey)} == {0}  # type: ignore[attr-defined]
+    kept = {MINE: 0, OTHER: 0}
+    clock = 10.0
+    node.settle()
+    assert not any(isinstance(key, PodTunnelKey | PodVipKey | MarkRuleKey | DeliveryKey | DestinationKey) for key in held.state)

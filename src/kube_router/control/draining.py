@@ -16,7 +16,7 @@ choosing one of weight 0 and then refuse.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -25,14 +25,14 @@ from kube_router.cache.cache import View
 from kube_router.codec.sets import port_entry
 from kube_router.control.controller import Call
 from kube_router.kit.errors import TargetError
-from kube_router.kit.net import family_of, host_prefix
+from kube_router.kit.net import Family, family_of, host_prefix
 from kube_router.model import names
 from kube_router.model.objects import Claim
 from kube_router.model.state import Key, State
-from kube_router.model.state.direct import PodPortKey, PodTunnelKey, PodVipKey
+from kube_router.model.state.direct import DeliveryKey, MarkRuleKey, PodPortKey, PodTunnelKey, PodVipKey
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
 from kube_router.model.state.links import AddressKey
-from kube_router.model.state.netfilter import Member, SetMember
+from kube_router.model.state.netfilter import ChainKey, JumpKey, Member, SetKey, SetMember
 from kube_router.plan.ledger import Ledger
 
 LOOK: Final = 5.0  # seconds between looks at connections, as the original's
@@ -161,7 +161,7 @@ class Draining:
         else:
             keys: list[Key] = [key for drain in drains for key in _in_pod(drain, self._claims[server])]
             if ledger.winner(server) in (None, item):
-                keys += [server, *_around(self._claims[server], ledger)]
+                keys += [server, *_around(self._claims[server], ledger), *_delivery(server)]
             state |= {key: ledger.held[key] for key in keys if key in ledger.held}
         ledger.want(item, state, _LAST if state else ())
 
@@ -201,6 +201,18 @@ def _around(claim: Claim, ledger: Ledger) -> list[Key]:
         SetMember(names.set_name(names.SERVICE_IPS, family), claim.address),
         AddressKey(names.DUMMY, host_prefix(claim.address)),
     ]
+
+
+def _delivery(server: VirtualServerKey) -> Iterator[Key]:
+    """What packets of a server by mark get their mark from, and are delivered by."""
+    if not server.mark:
+        return
+    family: Family = 6 if server.family == 6 else 4
+    yield from (MarkRuleKey(family, server.mark), DeliveryKey(family))
+    for marks, chain in zip(_MARKS, (names.MARKS_CHAIN, names.CLUSTER_MARKS_CHAIN), strict=True):
+        yield from (SetKey(names.set_name(marks, family)), ChainKey(family, "mangle", chain))
+        yield from (JumpKey(family, "mangle", hook, chain) for hook in ("PREROUTING", "OUTPUT"))
+    yield SetKey(names.set_name(names.CLUSTER_PODS, family))
 
 
 def _in_pod(backend: DestinationKey, claim: Claim) -> tuple[Key, ...]:
