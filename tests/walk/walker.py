@@ -264,7 +264,8 @@ def _of_ipvs(words: list[str], text: str) -> Match:
     """Only packets of IPVS connections from client to backend are walked."""
     wanted: dict[str, str] = {}
     while words and words[0].startswith("--v"):
-        wanted[words.pop(0)] = words.pop(0)
+        option = words.pop(0)
+        wanted[option] = words.pop(0)
     if not wanted or not wanted.keys() <= {"--vaddr", "--vport", "--vdir", "--vmethod"} or wanted.get("--vdir", "ORIGINAL") != "ORIGINAL":
         raise UnknownRule(f"ipvs: {text}")
 
