@@ -59,6 +59,7 @@ def test_every_kind_of_address_is_served_and_all_but_the_nodes_own_are_on_the_du
         ({"external_ips": ("203.0.113.1",), "annotations": {"kube-router.io/service.skiplbips": ""}}, {"203.0.113.1"}),
         ({"external_ips": ("203.0.113.1", "203.0.113.1", IPV4.cluster)}, {"203.0.113.1"}),
         ({"type": "ClusterIP", "ingress": (Ingress("198.51.100.1"),)}, {"198.51.100.1"}),
+        ({"ingress": (Ingress("203.0.113.1"),), "external_ips": ("203.0.113.1",)}, {"203.0.113.1"}),
     ],
 )
 def test_which_addresses_from_outside_count(fields, served) -> None:

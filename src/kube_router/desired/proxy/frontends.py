@@ -94,10 +94,11 @@ def frontends(service: Service, context: Context, notes: list[Note]) -> list[Fro
 def _from_outside(service: Service, policy: str, context: Context, notes: list[Note]) -> Iterator[Frontend]:
     seen = set(service.cluster_ips)
     for kind, address in _brought_along(service):
-        if address not in seen and family_of(address) in context.around.primary:
+        if address in seen or family_of(address) not in context.around.primary:
+            continue
+        if _is_let_in(service, kind, address, context, notes):
             seen.add(address)
-            if _is_let_in(service, kind, address, context, notes):
-                yield Frontend(kind, address, family_of(address), policy)
+            yield Frontend(kind, address, family_of(address), policy)
 
 
 def _of_node(service: Service, policy: str, context: Context) -> Iterator[Frontend]:
