@@ -174,7 +174,7 @@ def test_b11_without_a_local_endpoint_the_address_stays_and_its_empty_service_re
         assert by_server(desired.state)[address, port] == set()
         assert f"{address},tcp:{port}" in entries(desired.state, "kube-router-ipvs-services"), "let in, to be refused by IPVS"
     assert {facts.cluster, facts.external, facts.balanced} <= dummy_addresses(desired.state)
-    assert {note.reason for note in desired.notes} == {"NoLocalEndpoint"}
+    assert [note.reason for note in desired.notes] == ["NoLocalEndpoint"] * 2, "one for each policy, however many addresses there are"
     assert all(note.quiet for note in desired.notes), "nothing is wrong"
 
 

@@ -220,6 +220,6 @@ def _how(binding: Binding, choice: Choice, node: str) -> Iterator[Note]:
     if choice.ignored:
         yield Note(about, "HintsIgnored", f"all ready endpoints are used, hints or not: {choice.ignored}", quiet=True)
     if binding.frontend.policy == "Local" and choice.everyone and not choice.here:
+        policy = "internalTrafficPolicy" if binding.frontend.kind == "cluster" else "externalTrafficPolicy"
         who = "clients on this node are" if binding.frontend.kind == "cluster" else "clients from outside the cluster are"
-        where = f"{binding.frontend.address} port {binding.port}/{binding.protocol}"
-        yield Note(about, "NoLocalEndpoint", f"policy Local, and node {node} has no endpoint: {who} refused at {where}", quiet=True)
+        yield Note(about, "NoLocalEndpoint", f"{policy} is Local, and node {node} has no endpoint: {who} refused here", quiet=True)
