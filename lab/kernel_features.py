@@ -37,6 +37,11 @@ TRIALS: dict[str, str] = {
     "ipset_netport": "ipset create t-np hash:net,port && ipset create t-nn hash:net,net",
     "iptables_legacy": "iptables-legacy -w -t nat -N T && ip6tables-legacy -w -t filter -N T",
     "iptables_nft": "iptables-nft -w -t nat -N T && ip6tables-nft -w -t filter -N T",
+    "ipset_marks": (
+        "ipset create t-mk hash:ip,port skbinfo && ipset create t-ipn hash:ip,port,net"
+        " && iptables-legacy -w -t mangle -A OUTPUT -j SET --map-set t-mk dst,dst --map-mark"
+    ),
+    "xt_bpf": "iptables-legacy -w -A OUTPUT -m bpf --bytecode '1,6 0 0 0' -j ACCEPT",
     "xt_set": "ipset create t-x hash:ip && iptables-legacy -w -A OUTPUT -m set --match-set t-x dst -j ACCEPT",
     "nf_tables": "nft add table inet t && nft add chain inet t c '{ type filter hook input priority 0; }'",
     "nft_vmap": "nft add table ip v && nft add map ip v m '{ type ipv4_addr : verdict; }'",

@@ -9,6 +9,8 @@ from kube_router.cache.cache import Cache
 from kube_router.config.options import Options, defaults
 from kube_router.control.proxy import ProxyController
 from kube_router.desired import Desired
+from kube_router.desired.proxy.endpoints import Backend
+from kube_router.desired.proxy.frontends import Binding, Frontend, FrontendKind
 from kube_router.kit.net import Family
 from kube_router.model.objects import (
     Endpoint,
@@ -24,7 +26,7 @@ from kube_router.model.objects import (
     ServicePort,
 )
 from kube_router.model.state import Key, Value
-from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
+from kube_router.model.state.ipvs import DestinationKey, VirtualServer, VirtualServerKey
 from kube_router.model.state.links import AddressKey
 from kube_router.model.state.netfilter import SetMember
 
@@ -161,3 +163,19 @@ def entries(state: Iterable[Key], name: str) -> set[str]:
 def naming(state: dict[Key, Value], address: str) -> list[Key]:
     """Keys that name an address in any way."""
     return [key for key in state if address in repr(key)]
+
+
+def binding(
+    of: Service,
+    facts: Facts,
+    *,
+    kind: FrontendKind = "external",
+    protocol: str = "TCP",
+    everyone: Iterable[Backend] = (),
+    here: Iterable[Backend] = (),
+) -> Binding:
+    """Port 80 of a Service at its address of a kind."""
+    addresses = {"cluster": facts.cluster, "external": facts.external, "loadbalancer": facts.balanced, "nodeport": facts.node}
+    front = Frontend(kind, addresses[kind], facts.family, of.external_policy)
+    server = VirtualServerKey(front.address, {"TCP": 6, "UDP": 17, "SCTP": 132}[protocol], 80, 0, facts.family)
+    return Binding(of, front, protocol, 80, server, VirtualServer(), list(everyone), list(here))

@@ -230,9 +230,8 @@ def test_a_set_with_or_without_marks_becomes_the_one_that_is_wanted_while_a_rule
     target: SetTarget, entry: str, skbinfo: bool
 ) -> None:
     held = SetSpec("hash:ip,port", 4, skbinfo=not skbinfo)
-    ipset(
-        f"create {MARKS} hash:ip,port timeout 0{'' if skbinfo else ' skbinfo'}\nadd {MARKS} {entry if held.skbinfo else '10.0.0.1,tcp:80'}\n"
-    )
+    option, was = ("", "10.0.0.1,tcp:80") if skbinfo else (" skbinfo", entry)
+    ipset(f"create {MARKS} hash:ip,port timeout 0{option}\nadd {MARKS} {was}\n")
     iptables("-A", "INPUT", "-m", "set", "--match-set", MARKS, "dst,dst")
     wanted: State = {
         SetKey(MARKS): SetSpec("hash:ip,port", 4, skbinfo=skbinfo),

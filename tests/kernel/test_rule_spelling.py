@@ -16,6 +16,8 @@ ADDRESS: dict[Family, str] = {4: "10.1.2.3", 6: "fd00:1::3"}
 NETWORK: dict[Family, str] = {4: "10.0.0.0/8", 6: "fd00::/8"}
 WORLD: dict[Family, str] = {4: "0.0.0.0/0", 6: "::/0"}
 SET: dict[Family, str] = {4: "KUBE-SRC-ABCDEFGHIJKLMNOP", 6: "inet6:KUBE-SRC-ABCDEFGHIJKLMNOP"}
+SOURCE_SET: dict[Family, str] = {4: "kube-router-allowed", 6: "inet6:kube-router-allowed"}
+MARK_SET: dict[Family, str] = {4: "kube-router-service-marks", 6: "inet6:kube-router-service-marks"}
 PORT_SET: dict[Family, str] = {4: "kube-router-ipvs-services", 6: "inet6:kube-router-ipvs-services"}
 
 COMMENTS = (
@@ -73,6 +75,9 @@ def filter_rules(family: Family) -> list[str]:
         r.rule(r.ACCEPT, r.PHYSDEV_BRIDGED),
         r.rule(r.reject(family, "tcp-reset"), protocol="tcp"),
         r.rule(r.ACCEPT, r.TCP_SYN, protocol="tcp"),
+        r.rule(r.ACCEPT, r.to_itself(family)),
+        r.rule(r.DROP, r.comment("before it"), r.to_itself(family), source=n),
+        r.rule(r.RETURN, r.match_set(SOURCE_SET[family], "dst", "dst", "src")),
     ]
 
 
@@ -89,6 +94,8 @@ def mangle_rules(family: Family) -> list[str]:
         r.rule(r.CLAMP_MSS, r.TCP_SYN, protocol="tcp"),
         r.rule(r.set_mss(1400), r.TCP_SYN, protocol="tcp", destination=ADDRESS[family]),
         r.rule(r.set_mark(0x1234)),
+        r.rule(r.map_mark(MARK_SET[family], "dst", "dst")),
+        r.rule(r.map_mark(MARK_SET[family], "dst", "dst"), r.comment("pods"), r.match_set(SET[family], "src")),
     ]
 
 
@@ -105,25 +112,33 @@ def saved_after_restoring(backend: str, family: Family, table: str, chain: str, 
     return tables.parse_save(saved, {chain}.__contains__)[table].chains[chain]
 
 
-@pytest.mark.needs("root", "netns", "ipset", "xt_set", "iptables_legacy", "iptables_nft")
+@pytest.mark.needs("root", "netns", "ipset", "ipset_marks", "xt_set", "xt_bpf", "iptables_legacy", "iptables_nft")
 @pytest.mark.usefixtures("netns")
 @pytest.mark.parametrize("table", RULES)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("backend", ["legacy", "nft"])
 def test_every_shape_of_rule_is_saved_as_it_was_restored(backend: str, family: Family, table: str) -> None:
-    sets = [create_line(SET[family], SetSpec("hash:ip", family)), create_line(PORT_SET[family], SetSpec("hash:ip,port", family))]
+    sets = [
+        create_line(SET[family], SetSpec("hash:ip", family)),
+        create_line(PORT_SET[family], SetSpec("hash:ip,port", family)),
+        create_line(SOURCE_SET[family], SetSpec("hash:ip,port,net", family)),
+        create_line(MARK_SET[family], SetSpec("hash:ip,port", family, skbinfo=True)),
+    ]
     subprocess.run(["ipset", "restore"], input="\n".join(sets) + "\n", text=True, check=True)
     rules = RULES[table](family)
     assert saved_after_restoring(backend, family, table, "KUBE-ROUTER-PODS", rules) == rules
 
 
-@pytest.mark.needs("root", "netns", "ip_vs", "iptables_legacy", "iptables_nft")
+@pytest.mark.needs("root", "netns", "ip_vs", "ipset_netport", "xt_bpf", "iptables_legacy", "iptables_nft")
 @pytest.mark.usefixtures("netns")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("backend", ["legacy", "nft"])
 def test_every_match_on_ipvs_connections_is_saved_as_it_was_restored(backend: str, family: Family) -> None:
-    a = ADDRESS[family]
+    a, pairs = ADDRESS[family], f"{'' if family == 4 else 'inet6:'}kube-router-hairpin"
+    subprocess.run(["ipset", "restore"], input=create_line(pairs, SetSpec("hash:net,net", family)) + "\n", text=True, check=True)
     rules = [
+        r.rule(r.snat(a), r.match_set(pairs, "src", "dst"), r.ipvs(address=a, port=80)),
+        r.rule(r.snat(a), r.ipvs(direction="ORIGINAL", method="MASQ"), r.to_itself(family)),
         r.rule(r.snat(a), r.comment(""), r.ipvs(direction="ORIGINAL", method="MASQ"), source=f"!{NETWORK[family]}"),
         r.rule(r.snat(a), r.ipvs(address=a, port=30080), source=a, destination=a),
         r.rule(r.snat(a), r.ipvs(protocol=6, address=a, port=80, direction="REPLY", method="GATE")),
