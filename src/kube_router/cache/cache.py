@@ -47,13 +47,14 @@ Changes = Mapping[Ref, Object | None]
 
 class View:
     """What controllers read. Stores by kind; indexes: pods by "ip", "node" and "namespace", slices by "service" and "node",
-    policies by "namespace", nodes by "address" (published ones, too) and "range" (pod CIDRs, and their family and length), Services by
-    "claim" (model.objects.Claim), "address" and "outside" (True: external or load-balancer IPs), and those to be
-    answered directly by "direct" (True, and these IPs), links by "address" (without
-    length) and "gateway", paths by "hop"."""
+    policies by "namespace", nodes by "address" (published ones, too), "range" (pod CIDRs) and "length" (their families and lengths),
+    Services by "claim" (model.objects.Claim), "address" and "outside" (True: external or load-balancer IPs), and those to be answered
+    directly by "direct" (True, and these IPs), links by "address" (without length) and "gateway", paths by "hop"."""
 
     def __init__(self) -> None:
-        self.nodes: Store[Node] = Store(address=lambda node: (*node.addresses, *node.datapath), range=_ranges)
+        self.nodes: Store[Node] = Store(
+            address=lambda node: (*node.addresses, *node.datapath), range=lambda node: node.pod_cidrs, length=_lengths
+        )
         self.pods: Store[Pod] = Store(
             ip=lambda pod: pod.ips, node=lambda pod: (pod.node_name,), namespace=lambda pod: (pod.name.namespace,)
         )
@@ -96,9 +97,8 @@ def _direct(service: Service) -> Iterable[Hashable]:
     return (True, *(claim.address for claim in service.claims_outside()))
 
 
-def _ranges(node: Node) -> Iterator[Hashable]:
+def _lengths(node: Node) -> Iterator[Hashable]:
     for cidr in node.pod_cidrs:
-        yield cidr
         yield family_of(cidr), int(cidr.rpartition("/")[2])
 
 

@@ -44,6 +44,10 @@ class Store(Mapping[Name, T], Generic[T]):
         """Whether any object bears the word in the index."""
         return word in self._indexes[index]
 
+    def words(self, index: str) -> Iterable[Hashable]:
+        """All words that some object bears in the index."""
+        return self._indexes[index].keys()
+
     def put(self, name: Name, value: T) -> T | None:
         """Store; returns what was there before."""
         before = self._objects.get(name)

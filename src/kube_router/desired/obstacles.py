@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from kube_router.cache.cache import View
-from kube_router.kit.net import Family, contains, family_of
+from kube_router.kit.net import contains, family_of
 from kube_router.model.objects import Interface, Kind, Node, Object, Ref, Service
 
-_BITS: Final[dict[Family, int]] = {4: 32, 6: 128}
 _ADVICE: Final = "choose an address that nobody has"
 
 
@@ -64,9 +63,10 @@ def _brought(service: Service) -> tuple[str, ...]:
 
 def _ranges_around(address: str, view: View) -> Iterator[str]:
     """Pod ranges that hold an address. Costs a look-up per length that some range has, however many nodes there are."""
-    family = family_of(address)
-    for length in range(_BITS[family] + 1):
-        if view.nodes.has("range", (family, length)):
+    for word in view.nodes.words("length"):
+        assert isinstance(word, tuple)
+        family, length = word
+        if family == family_of(address):
             cidr = str(ipaddress.ip_network((address, length), strict=False))
             if view.nodes.has("range", cidr):
                 yield cidr
