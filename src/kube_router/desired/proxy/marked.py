@@ -37,9 +37,12 @@ _MEMBER: Final = Member()
 
 
 def in_cluster(binding: Binding, mark_of: MarkOf) -> dict[Key, Value]:
-    """The service by mark for clients inside the cluster; nothing where the one by address serves them as well."""
+    """The service by mark for clients inside the cluster; nothing where policy does not tell them from others.
+
+    It stands even while both services have the same backends: were it to go then, the connections through it would be cut.
+    """
     front = binding.frontend
-    if front.policy != "Local" or front.kind == "cluster" or set(binding.everyone) <= set(binding.here):
+    if front.policy != "Local" or front.kind == "cluster":
         return {}
     mark = mark_of(binding.claim, "cluster")
     server = VirtualServerKey("", 0, 0, mark, front.family)
