@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
 import pytest
 
+from kube_router.codec.accepted import Gate
+from kube_router.codec.ipvs import NEW_SERVICE, Packer
 from kube_router.model.objects import Ingress, Interface, Name, Node, Service, ServicePort
-from kube_router.model.state.ipvs import VirtualServerKey
+from kube_router.model.state.ipvs import VirtualServer, VirtualServerKey
 from kube_router.plan.order import ordered
 from tests.proxy_services import (
     BOTH,
@@ -258,3 +261,17 @@ def test_b01_affinity_tells_every_client_apart() -> None:
     desired = wants(service(affinity_timeout=600), *PODS)
     found = {key.family: value for key, value in desired.state.items() if isinstance(key, VirtualServerKey)}
     assert {family: (value.flags, value.timeout, value.prefix) for family, value in found.items()} == {4: (1, 600, 32), 6: (1, 600, 128)}
+    # IPVS_SVC_ATTR_NETMASK 9: a mask in network order for IPv4, a length for IPv6 (net/netfilter/ipvs/ip_vs_ctl.c).
+    masks = {4: struct.pack("=HH4s", 8, 9, b"\xff" * 4), 6: struct.pack("=HHI", 8, 9, 128)}
+    for key, value in desired.state.items():
+        if isinstance(key, VirtualServerKey):
+            assert Packer(1).service(NEW_SERVICE, key, value).payload.count(masks[key.family]) == 1
+
+
+def test_a_wrong_scheduler_leaves_the_last_good_one_in_force_and_is_told() -> None:
+    gate, scheduler = Gate(Name("", "node1")), "kube-router.io/service.scheduler"
+    for text, expected, told in (("wlc", "rr", True), ("sh", "sh", False), ("wlc", "sh", True)):
+        admitted = gate.admit(service(annotations={scheduler: text}))
+        desired = wants(admitted, *PODS)
+        assert {value.scheduler for value in desired.state.values() if isinstance(value, VirtualServer)} == {expected}
+        assert [note.reason for note in desired.notes] == ["BadAnnotation"] * told
