@@ -11,8 +11,7 @@ from kube_router.config.not_yet import NOT_YET, not_yet_faults
 from kube_router.config.options import defaults
 from kube_router.config.validate import parse
 
-ASKING: dict[str, dict[str, Any]] = {
-}
+ASKING: dict[str, dict[str, Any]] = {}
 NOBODY = {"run_router": False, "run_service_proxy": False, "run_firewall": False}
 
 
