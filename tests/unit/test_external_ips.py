@@ -27,7 +27,7 @@ BOTH = Ranges(
         ("2001:db8:2::20", EXTERNAL, "--service-external-ip-range"),
         ("10.100.0.1", EXTERNAL, "the range of cluster IPs"),
         ("fd00:233::1", LOAD_BALANCER, "the range of cluster IPs"),
-        ("0.0.0.0", EXTERNAL, "it is not in"),
+        ("8.8.8.8", EXTERNAL, "it is not in"),
     ],
 )
 def test_only_addresses_of_their_range_and_outside_the_cluster_ips_are_let_in(address: str, kind: str, words: str) -> None:
@@ -55,3 +55,18 @@ def test_flags_become_ranges_by_their_kind() -> None:
         service_cluster_ip_range=("10.0.0.0/16",), service_external_ip_range=("203.0.113.0/24",), loadbalancer_ip_range=("198.51.100.0/24",)
     )
     assert ranges(options) == Ranges(True, ("10.0.0.0/16",), ("203.0.113.0/24",), ("198.51.100.0/24",))
+
+
+@pytest.mark.parametrize("kind", [EXTERNAL, LOAD_BALANCER])
+@pytest.mark.parametrize(
+    ("address", "special"),
+    [
+        *((address, True) for address in ("0.0.0.0", "127.0.0.1", "127.8.8.8", "169.254.169.254", "224.0.0.5", "255.255.255.255")),
+        *((address, True) for address in ("::", "::1", "fe80::1", "ff02::1", "::ffff:a00:1")),
+        *((address, False) for address in ("1.1.1.1", "169.253.0.1", "223.255.255.255", "100.64.0.1", "fd00::1", "fec0::1", "::2")),
+    ],
+)
+def test_addresses_that_are_no_hosts_are_let_in_by_nobody(address: str, special: bool, kind: str) -> None:
+    reason = refusal(address, kind, ranges(defaults(strict_external_ip_validation=False)))
+    assert bool(reason) == special
+    assert not special or address in reason

@@ -144,7 +144,24 @@ def test_b15_an_address_of_this_node_is_served_without_touching_it(facts: Facts)
         desired = wants(service(external_ips=(facts.node,)), node, *PODS, *links, options=LENIENT)
         assert by_server(desired.state)[facts.node, 80] == {facts.here, facts.there}
         assert facts.node not in dummy_addresses(desired.state)
+        assert facts.node in entries(desired.state, "kube-router-local-ips"), "the rest of it is not refused"
         assert not desired.notes
+
+
+def test_b15_so_is_one_of_a_link_that_serves_no_node_ports() -> None:
+    docker = Interface(Name("", "docker0"), addresses=("172.17.0.1/16",))
+    desired = wants(service(external_ips=("172.17.0.1",)), docker, *PODS, options=LENIENT)
+    assert by_server(desired.state)["172.17.0.1", 80]
+    assert "172.17.0.1" not in dummy_addresses(desired.state)
+    assert "172.17.0.1" in entries(desired.state, "kube-router-local-ips")
+
+
+@pytest.mark.parametrize("address", ["10.244.1.1", "127.0.0.1", "::1", "169.254.169.254"])
+def test_b15_the_gateway_of_pods_and_addresses_that_are_no_hosts_are_refused(address: str) -> None:
+    bridge = Interface(Name("", "kube-bridge"), addresses=("10.244.1.1/24",))
+    desired = wants(service(external_ips=(address,)), bridge, *PODS, options=LENIENT)
+    assert {server for server in by_server(desired.state) if server[0] == address} == set()
+    assert [note.reason for note in desired.notes] == ["VIPRefused"]
 
 
 def test_u022_an_address_that_stays_with_its_load_balancer_is_in_nothing_of_the_kernel() -> None:

@@ -39,6 +39,8 @@ def ranges(options: Options) -> Ranges:
 
 def refusal(address: str, kind: str, allowed: Ranges) -> str:
     """Why an address of this kind (EXTERNAL or LOAD_BALANCER) is not let in, with what would be right; empty when it is."""
+    if is_special(address):
+        return f"{kind} {address} is refused: no router leads to loopback, link-local, multicast and the like; choose a unicast address"
     if not allowed.strict:
         return ""
     flag = _FLAGS[kind]
@@ -51,3 +53,11 @@ def refusal(address: str, kind: str, allowed: Ranges) -> str:
     if not any(contains(cidr, address) for cidr in within):
         return f"{kind} {address} is refused: it is not in {flag} ({', '.join(within)}); choose one from there, or extend the flag"
     return ""
+
+
+def is_special(address: str) -> bool:
+    """Whether an address means something else than one host in a network (RFC 6890, RFC 4291): whoever claimed it would take
+    over what this host says to itself or to all."""
+    if ":" in address:
+        return address in ("::", "::1") or address.startswith(("fe8", "fe9", "fea", "feb", "ff", "::ffff:"))
+    return address.startswith(("0.", "127.", "169.254.")) or int(address.partition(".")[0]) >= 224

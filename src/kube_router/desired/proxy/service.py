@@ -35,6 +35,7 @@ PERSISTENT: Final = 0x1  # IP_VS_SVC_F_PERSISTENT
 _HOST_BITS: Final[dict[Family, int]] = {4: 32, 6: 128}
 _PORT_SETS: Final = {family: names.set_name(names.IPVS_SERVICES, family) for family in FAMILIES}
 _VIP_SETS: Final = {family: names.set_name(names.SERVICE_IPS, family) for family in FAMILIES}
+_OWN_SETS: Final = {family: names.set_name(names.LOCAL_IPS, family) for family in FAMILIES}
 _MEMBER: Final = Member()
 _DESTINATION: Final = Destination()
 
@@ -115,7 +116,11 @@ def _bind(state: dict[Key, Value], binding: Binding, planned: dsr.Plan | None, c
     state[SetMember(_VIP_SETS[front.family], front.address)] = _MEMBER
     if front.policy == "Local" or binding.service.annotations or binding.service.source_ranges or context.options.hairpin_mode:
         state |= _rules(binding, planned, context)
-    if front.address in context.around.own or front.kind == "nodeport":
+    if front.kind == "nodeport":
+        return
+    if front.address in context.around.own:
+        # What else listens there goes on being reached.
+        state[SetMember(_OWN_SETS[front.family], front.address)] = _MEMBER
         return
     if front.kind in dsr.OUTSIDE and context.is_direct(front.address):
         state |= dsr.marked(binding, context)

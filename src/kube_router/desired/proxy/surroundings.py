@@ -9,7 +9,7 @@ import msgspec
 
 from kube_router.desired.proxy.topology import ZONE_LABEL
 from kube_router.kit.net import Family, family_of
-from kube_router.model.names import BRIDGE
+from kube_router.model.names import BRIDGE, DUMMY
 from kube_router.model.objects import Interface, Node
 
 # Links that are not the node's own (the original's rule): our bridge and dummy, other dummies, docker's bridges.
@@ -21,7 +21,8 @@ class Surroundings(msgspec.Struct, frozen=True):
 
     `primary`: for each enabled family the address that Services are reached at and answered from, "" for none.
     `sources`: the same where it is on a link of this host now, else "": the kernel accepts no other as a source.
-    `local`: addresses of the node's own links; `own`: these, and those that its Node object names. `node_ports`: where node ports are
+    `local`: addresses of the node's own links; `own`: those of all links but bridge and dummy, and those that its Node object names, so
+    that a Service which has one must leave it as it is. `node_ports`: where node ports are
     served. `pod_cidrs`: of enabled families. `links`: those with reverse path filters. `zone`: of its topology label, "" for none.
     `mtu`: of packets to and from pods and clients, in families in which it is known.
     """
@@ -54,6 +55,7 @@ def surroundings(
     addresses = node.addresses if node is not None else ()
     primary = {family: next((a for a in addresses if family_of(a) == family), "") for family in families}
     local: set[str] = set()
+    own = set(addresses)
     links: list[str] = []
     mtus: dict[Family, list[int]] = {family: [] for family in families}
     for link in interfaces:
@@ -64,6 +66,8 @@ def surroundings(
                 mtus[family].append(link.mtu)
         if is_own(link):
             local.update(held)
+        if link.name.name not in (BRIDGE, DUMMY):
+            own.update(held)
         if link.name.name == BRIDGE or not held.isdisjoint(primary.values()):
             links.append(link.name.name)
     bound = {*local, *primary.values()} if everywhere else set(primary.values())
@@ -74,7 +78,7 @@ def surroundings(
         local=frozenset(local),
         pod_cidrs=tuple(cidr for cidr in node.pod_cidrs if family_of(cidr) in families) if node is not None else (),
         links=tuple(sorted(links)),
-        own=frozenset({*local, *addresses}),
+        own=frozenset(own),
         node_ports={
             family: tuple(sorted(address for address in bound if address and family_of(address) == family and not _is_loopback(address)))
             for family in families
