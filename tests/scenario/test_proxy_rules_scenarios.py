@@ -252,3 +252,17 @@ def test_c05_a_cleanup_leaves_none_of_our_own_rules_and_sets():
     assert {key.name for key in node.world.state if isinstance(key, ChainKey)} >= {*FILTERED, "KUBE-ROUTER-SELF", "KUBE-ROUTER-MASQ"}
     LabNode(lambda: absent(ProxyController), node.world).settle()
     assert [key for key in node.world.state if not isinstance(key, SysctlKey)] == []
+
+
+def test_a_service_is_served_where_the_kernel_lacks_what_hairpin_rules_need():
+    world = World()
+    missing = "the kernel has no set type hash:net,net (module ip_set_hash_netnet)"
+    world.refuses = lambda change: missing if "hairpin" in str(change.key) else None
+    plain, asking = World(), service(annotations=HAIRPIN)
+    for state, one in ((plain, service()), (world, asking)):
+        node = LabNode(lambda: ProxyController(OPTIONS, kernel=(6, 1)), state)
+        for value in (NODE1, NODE2, *LINKS, one, HERE):
+            node.feed(value)
+        outcome = node.sync()
+    assert outcome.refused, "it is told"
+    assert world.state == plain.state

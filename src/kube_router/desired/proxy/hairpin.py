@@ -22,7 +22,7 @@ from kube_router.desired.proxy.frontends import Binding, FrontendKind
 from kube_router.desired.proxy.surroundings import Surroundings
 from kube_router.kit.net import Family
 from kube_router.model.names import HAIRPIN_CHAIN, HAIRPIN_PAIRS, SELF_CHAIN, set_name
-from kube_router.model.objects import EndpointSlice, Service
+from kube_router.model.objects import Service
 from kube_router.model.state import Key, Value
 from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey, Member, SetKey, SetMember, SetSpec
 
@@ -38,24 +38,19 @@ def asks(service: Service, options: Options) -> bool:
     return options.hairpin_mode or said.hairpins(service.annotations)
 
 
-def pairs(binding: Binding, options: Options) -> dict[Key, Value]:
-    """Backends of this node, each with itself."""
-    if not _applies(binding, options):
-        return {}
-    name = set_name(HAIRPIN_PAIRS, binding.frontend.family)
-    state: dict[Key, Value] = {SetKey(name): SetSpec("hash:net,net", binding.frontend.family)}
-    for address, _ in binding.here:
-        state[SetMember(name, pair_entry(address, address))] = _MEMBER
-    return state
-
-
 def chains(bindings: Iterable[Binding], options: Options) -> dict[Key, Value]:
-    """The rules of all Services together; no chain for a family of which there are none."""
+    """Rules and pods of all Services together; no chain for a family of which there are none.
+
+    No Service wants these itself: where the kernel lacks what they need, it is served all the same.
+    """
     found: dict[Family, set[tuple[str, int]]] = {}
+    state: dict[Key, Value] = {}
     for binding in bindings:
         if _applies(binding, options):
-            found.setdefault(binding.frontend.family, set()).add((binding.frontend.address, binding.port))
-    state: dict[Key, Value] = {}
+            family = binding.frontend.family
+            found.setdefault(family, set()).add((binding.frontend.address, binding.port))
+            for address, _ in binding.here:
+                state[SetMember(set_name(HAIRPIN_PAIRS, family), pair_entry(address, address))] = _MEMBER
     for family, vips in found.items():
         name = set_name(HAIRPIN_PAIRS, family)
         match = match_set(name, "src", "dst")
@@ -76,11 +71,6 @@ def to_themselves(around: Surroundings) -> dict[Key, Value]:
             state[ChainKey(family, "nat", SELF_CHAIN)] = Chain(rules)
             state[JumpKey(family, "nat", "POSTROUTING", SELF_CHAIN)] = Jump(match, rank=SELF_RANK)
     return state
-
-
-def has_backend_here(piece: EndpointSlice, node: str) -> bool:
-    """Whether a slice may concern the chain of a node."""
-    return any(endpoint.node_name == node for endpoint in piece.endpoints)
 
 
 def _applies(binding: Binding, options: Options) -> bool:

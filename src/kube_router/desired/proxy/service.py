@@ -15,7 +15,7 @@ from kube_router.codec import annotations as said
 from kube_router.codec.sets import port_entry
 from kube_router.desired import NOTHING, Desired, Note
 from kube_router.desired.annotations import rejections
-from kube_router.desired.proxy import dsr, hairpin, health, marked, sources
+from kube_router.desired.proxy import dsr, health, marked, sources
 from kube_router.desired.proxy.context import Context
 from kube_router.desired.proxy.endpoints import Choice, backends, choose
 from kube_router.desired.proxy.frontends import Binding, Frontend, frontends, number, server_at
@@ -114,7 +114,7 @@ def _bind(state: dict[Key, Value], binding: Binding, planned: dsr.Plan | None, c
             state[DestinationKey(server, backend, port)] = _DESTINATION
     state[SetMember(_PORT_SETS[front.family], port_entry(front.address, binding.protocol, binding.port))] = _MEMBER
     state[SetMember(_VIP_SETS[front.family], front.address)] = _MEMBER
-    if front.policy == "Local" or binding.service.annotations or binding.service.source_ranges or context.options.hairpin_mode:
+    if front.policy == "Local" or binding.service.source_ranges:
         state |= _rules(binding, planned, context)
     if front.kind == "nodeport":
         return
@@ -131,8 +131,6 @@ def _bind(state: dict[Key, Value], binding: Binding, planned: dsr.Plan | None, c
 def _rules(binding: Binding, planned: dsr.Plan | None, context: Context) -> dict[Key, Value]:
     """Who may reach it, and whose packets are treated apart; nothing for nearly all."""
     front, state = binding.frontend, sources.restrict(binding)
-    if binding.here:
-        state |= hairpin.pairs(binding, context.options)
     if front.policy == "Local" and not dsr.applies(binding, planned, context):
         inside = marked.in_cluster(binding, context.mark_of)
         state |= inside
