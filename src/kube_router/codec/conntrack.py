@@ -13,6 +13,7 @@ from kube_router.codec.netlink import ATTRIBUTE, DUMP, NESTED, REQUEST, U32, Mes
 from kube_router.kit.net import Family, canonical_address, family_of
 
 UDP: Final = 17
+ANY_PORT: Final = 0
 
 _GET: Final = 0x0101  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET
 _DELETE: Final = 0x0102
@@ -34,7 +35,8 @@ _GENERAL: Final = struct.Struct("!BBH")  # nfgenmsg: family, version, resource i
 
 
 class Flow(NamedTuple):
-    """Flows to an address and port; to one backend of it, or with backend "" to any."""
+    """Flows to an address and port, or with port 0 to any; to one backend of it, or with backend "" to any. Of an address that nobody
+    balances, the address itself is the backend."""
 
     address: str
     port: int
@@ -51,7 +53,7 @@ class Entry(NamedTuple):
 
 
 def dump(family: Family, target: tuple[str, int] | None = None) -> Message:
-    """Asks for UDP entries of a family, if told so only for those sent to an address and port.
+    """Asks for UDP entries of a family, if told so only for those sent to an address and port (or any port of it).
 
     The answer has to be looked through all the same: kernels before 5.8 do not know the filter and send everything, and of
     IPv6 only the port is asked for, because kernels (6.18 still) take the comparison of IPv6 addresses the wrong way round.
@@ -61,8 +63,9 @@ def dump(family: Family, target: tuple[str, int] | None = None) -> Message:
     inside = b""
     if target is not None:
         address, port = target
-        protocol += attribute(_TARGET_PORT, port.to_bytes(2, "big"))
-        flags |= _BY_TARGET_PORT
+        if port != ANY_PORT:
+            protocol += attribute(_TARGET_PORT, port.to_bytes(2, "big"))
+            flags |= _BY_TARGET_PORT
         if family == 4:
             inside = attribute(_IP | NESTED, attribute(_TARGET[family], socket.inet_pton(_AF[family], address)))
             flags |= _BY_TARGET

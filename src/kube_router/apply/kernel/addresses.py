@@ -8,6 +8,9 @@ Without the source a process of the host would talk to a VIP from the VIP itself
 - IPv6: our route stands behind the kernel's own (metric 0), which has to go. The kernel makes it some milliseconds after the
   address, from a work queue; so we wait for it to come before we remove it.
 - On removal the address goes first, then the route, which the kernel does not count as belonging to it.
+- While the node's address is on no link the kernel accepts no route with it as source. So nothing is demanded then, and routes that
+  have it are left as they are: VIPs are not taken down because the node's address flaps.
+- UDP flows to an address from before it was here went past IPVS, and would for as long as their client sends: they end (flows.py).
 
 It refuses to make the link (links.py), and to touch link-local addresses, which are the kernel's.
 """
@@ -16,13 +19,17 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from socket import if_nametoindex
 from typing import Final
 
+from kube_router.apply.kernel.flows import Flows
 from kube_router.apply.kernel.netlink_socket import ROUTE, Fault, NetlinkTarget
 from kube_router.codec import addresses as codec
+from kube_router.codec.conntrack import ANY_PORT, Flow
 from kube_router.codec.netlink import Message, Reply
+from kube_router.codec.routes import look_up
 from kube_router.kit.errors import Stale
 from kube_router.kit.net import FAMILIES, Family, family_of
 from kube_router.model.names import DUMMY
@@ -31,6 +38,7 @@ from kube_router.model.state.links import Address, AddressKey
 
 _ROUTE_PATIENCE: Final = 10.0  # seconds until we give up waiting for the kernel's own routes
 _ROUTE_PAUSE: Final = 0.002
+_FEW: Final = 8  # up to so many addresses have their routes asked for one by one; for more all routes of the link are read
 _NO_ADDRESS: Final = "none"  # scope of an address that is not there although its route is
 _HOST_LENGTH: Final[dict[Family, int]] = {4: 32, 6: 128}
 _LINK_LOCAL: Final = ("fe8", "fe9", "fea", "feb")  # fe80::/10
@@ -42,17 +50,17 @@ _ABSENT: Final = frozenset({errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV})
 
 
 class AddressTarget(NetlinkTarget):
-    """Addresses of one link, in the network namespace in which it was made."""
+    """Addresses of one link, in the network namespace in which it was made. `flows` ends UDP flows; without it that is left to time."""
 
     kinds: tuple[type[Key], ...] = (AddressKey,)
 
-    def __init__(self, link: str = DUMMY) -> None:
+    def __init__(self, link: str = DUMMY, *, flows: Flows | None = None) -> None:
         self._name = link
+        self._flows = flows
         super().__init__(ROUTE)
 
     def observe(self, wanted: Mapping[Key, Value]) -> Mapping[Key, Value]:
         """All addresses of the link but link-local ones, and all leftover local routes over it (as addresses of scope "none")."""
-        del wanted
         with self._lock:
             link = self._index()
             if link == 0:
@@ -66,8 +74,8 @@ class AddressTarget(NetlinkTarget):
                         continue
                     # The kernel chooses the scope of an IPv6 address: nothing to compare.
                     scope = held.scope if family == 4 else Address().scope
-                    prefix = f"{held.address}/{held.length}"
-                    found[AddressKey(self._name, prefix)] = Address(scope, sources.pop(held.address, ""))
+                    key = AddressKey(self._name, f"{held.address}/{held.length}")
+                    found[key] = _demanded(Address(scope, sources.pop(held.address, "")), wanted.get(key))
                 for address, source in sources.items():
                     if not _is_link_local(address):
                         found[AddressKey(self._name, f"{address}/{_HOST_LENGTH[family]}")] = Address(_NO_ADDRESS, source)
@@ -84,8 +92,9 @@ class AddressTarget(NetlinkTarget):
             rejected, present = self._send([(change, step) for change in changes for step in _steps(change, link)])
             undone = [Change(change.key, None, None) for change in changes if change.key in rejected and change.after is not None]
             self._send([(change, step) for change in undone for step in _steps(change, link)])
-            self._leave_only_ours([change for change in changes if change.key not in rejected], link, present=present)
-            return rejected
+            done = [change for change in changes if change.key not in rejected]
+            self._leave_only_ours(done, link, present=present)
+            return rejected | self._end_flows(done)
 
     def _send(self, steps: Sequence[tuple[Change, _Step]]) -> tuple[dict[Key, str], set[Key]]:
         """What was refused, and the addresses that were there already."""
@@ -109,7 +118,7 @@ class AddressTarget(NetlinkTarget):
         }
         until = time.monotonic() + _ROUTE_PATIENCE
         while sourced:
-            routes = (codec.parse_local_route(reply, link=link) for reply in self._dump(codec.dump_local_routes(6, link=link)))
+            routes = (codec.parse_local_route(reply, link=link) for reply in self._ask_for_routes(list(sourced), link))
             own = [r.address for r in routes if r is not None and r.metric == codec.KERNEL_METRIC and r.address in sourced]
             faults = self._socket.send([codec.delete_route(address, 6, link=link) for address in own])
             if any(fault.number not in _ABSENT for fault in faults.values()):
@@ -119,6 +128,31 @@ class AddressTarget(NetlinkTarget):
                 raise Stale(f"the kernel made no route for {len(sourced)} addresses of {self._name}")
             if sourced:
                 time.sleep(_ROUTE_PAUSE)
+
+    def _ask_for_routes(self, addresses: list[str], link: int) -> Iterable[Reply]:
+        """Local routes of IPv6 addresses, the first of each at least."""
+        if len(addresses) > _FEW:
+            return self._dump(codec.dump_local_routes(6, link=link))
+        found = []
+        for address in addresses:
+            with suppress(OSError):  # there is none yet
+                found.append(self._socket.ask(look_up(f"{address}/{_HOST_LENGTH[6]}")))
+        return found
+
+    def _end_flows(self, changes: Sequence[Change]) -> dict[Key, str]:
+        """UDP flows to new addresses that nobody but the address itself could have answered: none of them runs through IPVS."""
+        new = {
+            change.key: change.key.prefix.partition("/")[0]
+            for change in changes
+            if isinstance(change.key, AddressKey) and change.before is None and change.after is not None
+        }
+        if self._flows is None or not new:
+            return {}
+        try:
+            self._flows.end(Flow(address, ANY_PORT, address, ANY_PORT) for address in new.values())
+        except OSError as fault:
+            return dict.fromkeys(new, f"it is there, but UDP flows from before have not ended: {fault}")
+        return {}
 
     def _index(self) -> int:
         try:
@@ -148,8 +182,8 @@ def _steps(change: Change, link: int) -> Iterator[_Step]:
     address, _, length = change.key.prefix.partition("/")
     family = family_of(address)
     before, after = change.before, change.after
-    # Nothing but a new start brings back the kernel's own route, or gives an address another scope.
-    renew = isinstance(before, Address) and isinstance(after, Address) and (before.scope != after.scope or not after.source)
+    # Nothing but a new start gives an address another scope.
+    renew = isinstance(before, Address) and isinstance(after, Address) and before.scope != after.scope
     if after is None or renew:
         yield codec.delete_address(address, family, length=int(length), link=link), _ABSENT
         yield codec.delete_route(address, family, link=link), _ABSENT
@@ -159,6 +193,11 @@ def _steps(change: Change, link: int) -> Iterator[_Step]:
     yield codec.new_address(address, family, link=link, scope=after.scope), _THERE
     if after.source:
         yield codec.new_route(address, family, link=link, source=after.source), frozenset()
+
+
+def _demanded(held: Address, wanted: Value | None) -> Address:
+    """What is held, as far as anything is demanded: equal to what is wanted if that is met."""
+    return Address(held.scope) if isinstance(wanted, Address) and not wanted.source else held
 
 
 def _reason(change: Change, message: Message, fault: Fault) -> str:

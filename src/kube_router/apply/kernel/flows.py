@@ -13,7 +13,7 @@ from typing import Final
 
 from kube_router.apply.kernel.netlink_socket import NETFILTER, NetlinkSocket
 from kube_router.codec import conntrack
-from kube_router.codec.conntrack import Entry, Flow
+from kube_router.codec.conntrack import ANY_PORT, Entry, Flow
 from kube_router.kit.net import FAMILIES, Family
 
 _FEW: Final = 4  # up to so many Services get a question each; more are looked for in one full reading
@@ -53,4 +53,7 @@ class Flows:
 
 
 def _matches(entry: Entry, wanted: frozenset[Flow]) -> bool:
-    return entry.flow in wanted or Flow(entry.flow.address, entry.flow.port) in wanted
+    flow = entry.flow
+    if flow in wanted or Flow(flow.address, flow.port) in wanted:
+        return True
+    return flow.backend == flow.address and Flow(flow.address, ANY_PORT, flow.address, ANY_PORT) in wanted

@@ -37,8 +37,8 @@ class AddressKey(Key, frozen=True):
 
 
 class Address(Value, frozen=True):
-    """`scope`: "link" or "global" (IPv4 only; the kernel chooses it for IPv6). `source` "" or the preferred source that the address's
-    local route (table local, scope host) must carry, so that the host talks to the address with the node's own address."""
+    """`scope`: "link" or "global" (IPv4 only; the kernel chooses it for IPv6). `source`: the preferred source that the address's local
+    route (table local, scope host) must carry, so that the host talks to the address with the node's own address; "" makes no demand."""
 
     scope: str = "link"
     source: str = ""
