@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kube_router.codec.annotations import PREFIX
 from kube_router.config.options import defaults
 from kube_router.control.proxy import ProxyController
+from kube_router.desired.proxy.endpoints import backends, choose
+from kube_router.desired.proxy.surroundings import Surroundings
 from kube_router.model.names import CLUSTER_MARKS, DUMMY, IPVS_SERVICES, SERVICE_IPS, SERVICE_MARKS, set_name
 from kube_router.model.objects import Endpoint, EndpointPort, EndpointSlice, Ingress, Interface, Kind, Name, Node, Service, ServicePort
 from kube_router.model.state import Key, Value
@@ -115,6 +118,7 @@ links = st.builds(
     Interface,
     name=st.sampled_from([Name("", n) for n in ("lo", "up0", "kube-bridge", "veth1")]),
     addresses=st.sampled_from([(), ("192.168.50.50/24",), ("192.168.50.99/24", "fd00:50::50/64"), ("fe80::1/64",), ("10.0.0.1/32",)]),
+    gateways=st.sampled_from([(), (), ("203.0.113.1",), ("198.51.100.1",)]),
 )
 gone = st.one_of(
     names.map(lambda name: (Kind.SERVICE, name)),
@@ -178,3 +182,45 @@ def settled(history: list[Event]) -> World:
         node.feed(event)
     node.settle()
     return node.world
+
+
+def expected_backends(group: list[tuple[str, Endpoint]], *, local: bool) -> set[str]:
+    """What the API promises of a port on node1 in zone a, said without regard to cost: KEP-1669, KEP-2433, KEP-4444."""
+    ready = [(name, e) for name, e in group if e.ready]
+    ending = [(name, e) for name, e in group if not e.ready and e.serving and e.terminating]
+    if local:
+        here = [[name for name, e in some if e.node_name == "node1"] for some in (ready, ending)]
+        return set(here[0] or here[1])
+    if not ready:
+        return {name for name, _ in ending}
+    for hints, mine in ((lambda e: e.hint_nodes, "node1"), (lambda e: e.hint_zones, "a")):
+        if all(hints(e) for _, e in ready) and any(mine in hints(e) for _, e in ready):
+            return {name for name, e in ready if mine in hints(e)}
+    return {name for name, _ in ready}
+
+
+hinted = st.builds(
+    Endpoint,
+    addresses=st.just(()),
+    ready=st.booleans(),
+    serving=st.booleans(),
+    terminating=st.booleans(),
+    node_name=st.sampled_from(["node1", "node2"]),
+    hint_zones=st.sampled_from([("a",), ("a",), ("b",), ("a", "b"), ()]),
+    hint_nodes=st.sampled_from([("node1",), ("node2",), (), ()]),
+)
+
+
+@given(st.lists(hinted, max_size=6))
+def test_backends_are_those_that_the_api_promises(conditions):
+    group = [(f"10.1.0.{n}", endpoint) for n, endpoint in enumerate(conditions)]
+    named = [replace_address(endpoint, address) for address, endpoint in group]
+    ports = backends([EndpointSlice(Name("shop", "a-1"), Name("shop", "a"), tuple(named), (EndpointPort("http", "TCP", 80),))])
+    around = Surroundings(name="node1", primary={4: ""}, sources={4: ""}, zone="a")
+    found = choose(ports[("http", "TCP")], 4, around)
+    assert {address for address, _ in found.everyone} == expected_backends(group, local=False)
+    assert {address for address, _ in found.here} == expected_backends(group, local=True)
+
+
+def replace_address(endpoint: Endpoint, address: str) -> Endpoint:
+    return msgspec.structs.replace(endpoint, addresses=(address,))
