@@ -52,6 +52,7 @@ class FakeIpvs(NetlinkSocket):
 
     def __init__(self, switch: Path) -> None:
         self.sent = 0
+        self.dumps = 0
         self.said: Counter[str] = Counter()
         self.services: dict[VirtualServerKey, Balanced] = {}
         self.timeouts = IpvsTimeouts(900, 120, 300)
@@ -70,6 +71,7 @@ class FakeIpvs(NetlinkSocket):
         return {n: Fault(number) for n, message in enumerate(messages) if (number := self._take(message))}
 
     def dump(self, message: Message) -> list[Reply]:
+        self.dumps += 1
         command, body = self._open(message)
         if self.broken:
             raise OSError(errno.ENOMEM, "told to fail")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from kube_router.apply.kernel.addresses import AddressTarget
+from kube_router.apply.kernel.flows import Flows
+from kube_router.codec.conntrack import ANY_PORT, Flow
 from kube_router.kit.errors import Stale
 from kube_router.model.state import Change, State
 from kube_router.model.state.links import Address, AddressKey
@@ -237,12 +239,56 @@ def test_without_the_link_nothing_is_held_and_writing_is_stale():
         target.apply(put(state(4)))
 
 
-def test_a_thousand_addresses_of_each_family_in_one_batch():
+class Told(Flows):
+    """UDP flows that were to be ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Flow] = []
+
+    def end(self, flows: Iterable[Flow]) -> None:
+        self.asked += flows
+
+
+def test_b22_flows_that_went_past_ipvs_end_when_an_address_comes_and_only_then(family):
+    flows = Told()
+    target = AddressTarget(flows=flows)
+    wanted = state(family)
+    assert target.apply(put(wanted)) == {}
+    assert flows.asked == [Flow(VIP[family], ANY_PORT, VIP[family], ANY_PORT)]
+    flows.asked.clear()
+    other = state(family, source=OTHER[family])
+    target.apply([Change(key, wanted[key], value) for key, value in other.items()])
+    target.apply(taken(other))
+    assert flows.asked == []
+
+
+def test_d04_one_address_among_five_hundred_costs_its_own_messages(family):
+    target = AddressTarget()
+    many: State = {}
+    for n in range(500):
+        many |= state(family, {4: f"10.234.{n // 250}.{n % 250 + 1}", 6: f"fd00:234::{n + 1:x}"}[family])
+    target.apply(put(many))
+    sent, dumps = target.sent, target.dumps
+    target.apply(put(state(family)))
+    assert target.dumps == dumps, "nothing is read to write one"
+    if family == 4:
+        assert target.sent - sent == 2, "address and route"
+    sent, dumps = target.sent, target.dumps
+    target.apply(taken(state(family)))
+    assert (target.sent - sent, target.dumps - dumps) == (2, 0)
+    assert target.observe({}) == many
+
+
+def test_b25_a_thousand_addresses_go_in_batches(family):
+    """Each has two messages, and IPv6 one more; what is asked for is asked once for all."""
     wanted: State = {}
     for n in range(1000):
-        wanted |= state(4, f"10.233.{n // 250}.{n % 250 + 1}") | state(6, f"fd00:233::{n + 1:x}")
+        wanted |= state(family, {4: f"10.233.{n // 250}.{n % 250 + 1}", 6: f"fd00:233::{n + 1:x}"}[family])
     target = AddressTarget()
     assert target.apply(put(wanted)) == {}
+    assert target.dumps <= 200, "of IPv6 as often as it takes until the kernel has made its own"
+    assert target.sent - target.dumps == {4: 2000, 6: 3000}[family]
     assert target.observe({}) == wanted
     assert target.apply(taken(wanted)) == {}
     assert target.observe({}) == {}

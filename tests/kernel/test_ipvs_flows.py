@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from kube_router.apply.kernel.flows import Flows
-from kube_router.codec.conntrack import Flow
+from kube_router.codec.conntrack import ANY_PORT, Flow
 from lab.kernel_netns import Netns
 
 pytestmark = pytest.mark.needs("root", "netns", "conntrack", "iptables_nft")
@@ -83,6 +83,15 @@ def test_flows_to_one_backend_end_and_those_to_others_go_on(family):
     assert (flows.ended, len(tracked(family))) == (0, 2)
     flows.end([Flow(here, 5000, there, 53)])
     assert (flows.ended, tracked(family)) == (2, [])
+
+
+def test_b22_flows_to_an_address_that_nobody_balances_end_on_all_ports_and_balanced_ones_go_on(family):
+    here, there = HERE[family], THERE[family]
+    send(family, (here, 53), (here, 54), (here, 5000), (there, 53))
+    flows = Flows()
+    flows.end([Flow(here, ANY_PORT, here, ANY_PORT)])
+    assert flows.ended == 2
+    assert tracked(family) == sorted([(here, "5000"), (there, "53")])
 
 
 def test_many_services_are_looked_for_in_one_reading(family):

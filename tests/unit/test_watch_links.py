@@ -215,7 +215,7 @@ ALL_ROUTES = frozenset({RouteKey})
         ([RouteGone("10.96.0.1/32", 255, 2, 3, True)], {AddressKey("kube-dummy-if", "10.96.0.1/32")}, set()),
         ([RouteGone("192.168.0.1/32", 255, 2, 2, True)], set(), set()),
         ([AddressGone(3, "10.96.0.1/32")], {AddressKey("kube-dummy-if", "10.96.0.1/32")}, set()),
-        ([AddressGone(2, "192.168.0.1/24")], set(), {RouteKey}),
+        ([AddressGone(2, "192.168.0.1/24")], set(), {RouteKey, AddressKey}),
         ([AddressGone(5, "fe80::1/64")], set(), set()),
         ([AddressGone(77, "10.0.0.1/24")], set(), set()),
         ([changed(ETH, up=False)], {LinkKey("eth0")}, {RouteKey}),

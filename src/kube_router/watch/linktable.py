@@ -209,7 +209,8 @@ class LinkTable:
         if link.name in self._written:
             self._lost_keys.add(AddressKey(link.name, prefix))
         elif self._interface(index) is not None:
-            self._lost_kinds.add(RouteKey)
+            # Local routes of VIPs name it as their source, which some kernels take off them without a word.
+            self._lost_kinds |= {RouteKey, AddressKey}
 
     def _lost_entry(self, entry: EntryGone) -> None:
         link = self._links.get(entry.link)

@@ -64,10 +64,11 @@ class Fault(NamedTuple):
 
 
 class NetlinkSocket:
-    """`sent` counts the messages that went to the kernel, dumps included."""
+    """`sent` counts the messages that went to the kernel, dumps included; `dumps` these alone."""
 
     def __init__(self, protocol: int) -> None:
         self.sent = 0
+        self.dumps = 0
         self._sequence = 0
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
@@ -106,6 +107,7 @@ class NetlinkSocket:
     def dump(self, message: Message) -> list[Reply]:
         """All of a dump; again when it changed while it was read. Stale when it does not come to rest, OSError when refused."""
         for _ in range(_DUMP_TRIES):
+            self.dumps += 1
             found = list(self._answer(message, closing=True))
             if not any(reply.flags & INTERRUPTED for reply in found):
                 return found[:-1]
@@ -213,6 +215,11 @@ class NetlinkTarget:
     def sent(self) -> int:
         """Messages sent to the kernel so far, dumps included."""
         return self._socket.sent
+
+    @property
+    def dumps(self) -> int:
+        """How often all of something was asked for."""
+        return self._socket.dumps
 
     def close(self) -> None:
         """Give the socket back."""
