@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 
 from kube_router.control.proxy import ProxyController
+from kube_router.desired.obstacles import concerned
 from kube_router.model.objects import Ingress, Interface, Kind, Name, Node, ServicePort
 from kube_router.model.state import Change, Key
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
@@ -34,6 +36,7 @@ from tests.proxy_services import (
     on,
     piece,
     service,
+    view_of,
 )
 
 OTHER = Name("shop", "other")
@@ -207,3 +210,25 @@ def test_d01_an_event_costs_its_service_however_many_there_are(services: int) ->
     Counting.asked = 0
     assert after(node, Node(NODE2.name, labels={"beat": "1"}, addresses=NODE2.addresses, pod_cidrs=NODE2.pod_cidrs)) == []
     assert Counting.asked == 0
+
+
+def test_a_thousand_nodes_cost_services_with_addresses_from_outside_no_look_at_each() -> None:
+    many = [service(Name("shop", f"s{n}"), external_ips=(f"203.0.113.{n}",)) for n in range(50)]
+    nodes = [Node(Name("", f"n{n}"), pod_cidrs=(f"10.{n // 250}.{n % 250}.0/24",)) for n in range(1000)]
+    cache = view_of(*many)
+
+    def calls(joining: list[Node]) -> int:
+        seen = 0
+
+        def count(_frame: object, event: str, _argument: object) -> None:
+            nonlocal seen
+            seen += event in ("call", "c_call")
+
+        sys.setprofile(count)
+        try:
+            assert list(concerned([(None, node) for node in joining], cache.view)) == []
+        finally:
+            sys.setprofile(None)
+        return seen
+
+    assert calls(nodes) < calls(nodes[:1]) + 30 * len(nodes)

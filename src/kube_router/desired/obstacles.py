@@ -8,11 +8,11 @@ are no obstacle: Services share them.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Final
 
 from kube_router.cache.cache import View
-from kube_router.kit.net import contains, family_of
+from kube_router.kit.net import family_of
 from kube_router.model.objects import Interface, Kind, Node, Object, Ref, Service
 
 _ADVICE: Final = "choose an address that nobody has"
@@ -41,10 +41,10 @@ def concerned(changed: Iterable[tuple[Object | None, Object | None]], view: View
     for address in addresses:
         for service in view.services.each("address", address):
             yield Ref(Kind.SERVICE, service.name)
-    if ranges:
-        for service in view.services.each("outside", True):
-            if any(contains(cidr, address) for address in _brought(service) for cidr in ranges):
-                yield Ref(Kind.SERVICE, service.name)
+    lengths = {(family_of(cidr), int(cidr.rpartition("/")[2])) for cidr in ranges}
+    for service in view.services.each("outside", True) if ranges else ():
+        if any(cidr in ranges for address in _brought(service) for cidr in _networks(address, lengths)):
+            yield Ref(Kind.SERVICE, service.name)
 
 
 def _addresses(value: Object | None) -> set[str]:
@@ -62,11 +62,14 @@ def _brought(service: Service) -> tuple[str, ...]:
 
 
 def _ranges_around(address: str, view: View) -> Iterator[str]:
-    """Pod ranges that hold an address. Costs a look-up per length that some range has, however many nodes there are."""
-    for word in view.nodes.words("length"):
+    """Pod ranges that hold an address."""
+    return (cidr for cidr in _networks(address, view.nodes.words("length")) if view.nodes.has("range", cidr))
+
+
+def _networks(address: str, lengths: Iterable[Hashable]) -> Iterator[str]:
+    """The networks of these families and lengths that hold an address: a look-up each, however many networks there are."""
+    for word in lengths:
         assert isinstance(word, tuple)
         family, length = word
         if family == family_of(address):
-            cidr = str(ipaddress.ip_network((address, length), strict=False))
-            if view.nodes.has("range", cidr):
-                yield cidr
+            yield str(ipaddress.ip_network((address, length), strict=False))
