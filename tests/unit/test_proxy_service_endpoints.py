@@ -65,6 +65,8 @@ def slice_of(*endpoints: dict[str, Any], ports: list[dict[str, Any]] | None = No
         ({"ready": None, "serving": None, "terminating": None}, True),
         ({"ready": True}, True),
         ({"serving": True}, True),
+        ({"ready": True, "serving": False}, True),  # publishNotReadyAddresses
+        ({"ready": True, "serving": False, "terminating": True}, True),
         ({"ready": False}, False),
         ({"ready": False, "serving": True, "terminating": False}, False),
         ({"ready": False, "serving": True, "terminating": True}, True),
