@@ -251,3 +251,30 @@ def test_the_kernel_tells_addresses_of_the_one_link_that_is_asked_for(target: Li
     sock = NetlinkSocket(ROUTE)
     assert len(sock.dump(dump_addresses(4, link=link("kube-bridge")["ifindex"]))) == 1
     sock.close()
+
+
+def hairpins(*ports: str) -> dict[str, bool]:
+    return {port: link(port)["linkinfo"]["info_slave_data"]["hairpin"] for port in ports}
+
+
+@pytest.mark.needs("veth")
+def test_u011_ports_of_the_bridge_send_frames_back_those_that_were_there_and_those_that_come(target: LinkTarget) -> None:
+    wish = Link("bridge", mtu=1480, hairpin=True)
+    ip("link", "add", "other", "type", "bridge")
+    ip("link", "add", "kube-bridge", "mtu", "1480", "type", "bridge")
+    for port, bridge in (("p1", "kube-bridge"), ("p2", "kube-bridge"), ("o1", "other")):
+        ip("link", "add", port, "type", "veth", "peer", "name", f"{port}-peer")
+        ip("link", "set", port, "master", bridge)
+    make(target, wish)
+    assert hairpins("p1", "p2", "o1") == {"p1": True, "p2": True, "o1": False}, "another bridge is another's"
+    assert target.observe({BRIDGE: wish}) == {BRIDGE: wish}
+    ip("link", "add", "p3", "type", "veth", "peer", "name", "p3-peer")
+    ip("link", "set", "p3", "master", "kube-bridge")
+    held = target.observe({BRIDGE: wish})
+    assert held != {BRIDGE: wish}
+    assert target.apply([Change(BRIDGE, held[BRIDGE], wish)]) == {}
+    assert hairpins("p1", "p2", "p3") == {"p1": True, "p2": True, "p3": True}
+    assert target.observe({BRIDGE: wish}) == {BRIDGE: wish}
+    ip("link", "set", "p3", "type", "bridge_slave", "hairpin", "off")
+    plain = Link("bridge", mtu=1480)
+    assert target.observe({BRIDGE: plain}) == {BRIDGE: plain}, "where nobody asks, ports are as they are"

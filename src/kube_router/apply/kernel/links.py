@@ -19,6 +19,7 @@ from typing import Any, Final
 from kube_router.apply.kernel import bridge_filter
 from kube_router.apply.kernel.netlink_socket import ROUTE, NetlinkSocket
 from kube_router.codec import addresses as codec
+from kube_router.codec import bridge_ports
 from kube_router.kit.errors import Busy, Stale
 from kube_router.kit.net import FAMILIES, contains, family_of
 from kube_router.model.state import Change, Key, Value
@@ -84,6 +85,7 @@ class LinkTarget:
             and found.up
             and wish.mtu in (0, found.mtu)
             and (found.filtered or not wish.filtered)
+            and not (wish.hairpin and self._without_hairpin(message["index"]))
             and not self._strays(message["index"], wish.only_in)
         )
 
@@ -107,7 +109,18 @@ class LinkTarget:
             attributes["state"] = "up"
         if attributes:
             rtnl.link("set", index=index, **attributes)
+        if wish.hairpin:
+            # A port that is gone by now needs nothing; one that cannot be changed is seen by the next look.
+            self._addresses.send([bridge_ports.turn_on(port) for port in self._without_hairpin(index)])
         return self._take_off(index, self._strays(index, wish.only_in))
+
+    def _without_hairpin(self, index: int) -> list[int]:
+        """Ports of the bridge that keep frames from where they came."""
+        try:
+            ports = [bridge_ports.parse(reply) for reply in self._addresses.dump(bridge_ports.dump())]
+        except OSError as fault:
+            raise Stale(f"ports of bridges cannot be read: {fault}") from fault
+        return [port.link for port in ports if port is not None and port.bridge == index and not port.hairpin]
 
     def _strays(self, index: int, only_in: tuple[str, ...]) -> list[codec.Held]:
         """Addresses of the link outside the CIDRs, but for those of link scope, which are the kernel's; none when no CIDR is named."""

@@ -51,7 +51,7 @@ def host(node: Node | None, interfaces: tuple[Interface, ...], cni: CniFile | No
     ranges = tuple(cidr for cidr in node.pod_cidrs if family_of(cidr) in options.families) if node else ()
     mtu = chosen(node, interfaces, cni, options)
     state[SysctlKey(_BRIDGE_FILTER)] = _AS_IT_IS
-    state[LinkKey(BRIDGE)] = Link("bridge", mtu=mtu.bridge, filtered=True, only_in=ranges)
+    state[LinkKey(BRIDGE)] = Link("bridge", mtu=mtu.bridge, filtered=True, only_in=ranges, hairpin=options.run_service_proxy)
     uplinks = uplinks_of(node, interfaces)
     for family in options.families:
         state |= _forward(family, uplinks)

@@ -18,14 +18,15 @@ class Link(Value, frozen=True):
 
     `kind`: "bridge" or "dummy" (rtnetlink IFLA_INFO_KIND). `mtu` 0 leaves the MTU to the kernel. `filtered`: bridged packets
     pass iptables (IFLA_BR_NF_CALL_IPTABLES and its IPv6 twin, for this bridge alone). `only_in`: global addresses outside
-    these CIDRs are taken off (a bridge whose pod range changed); empty leaves addresses alone. `up` is always wanted; false is
-    only ever observed.
+    these CIDRs are taken off (a bridge whose pod range changed); empty leaves addresses alone. `hairpin`: ports of the bridge send frames
+    back by the way that they came (IFLA_BRPORT_MODE). `up` is always wanted; false is only ever observed.
     """
 
     kind: str
     mtu: int = 0
     filtered: bool = False
     only_in: tuple[str, ...] = ()
+    hairpin: bool = False
     up: bool = True
 
 
