@@ -1,9 +1,11 @@
-"""Processes that the service proxy starts: counted. Sets and rules are real but for the nat table, which matches what IPVS did, and this
-kernel may have no IPVS."""
+"""Sets and rules of the service proxy: processes counted, damage repaired. They are real but for the nat table, which
+matches what IPVS did, and this kernel may have no IPVS."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
 
 import pytest
 
@@ -34,7 +36,7 @@ class Proxy:
     """One node's proxy over many Services; `forks(...)` are those of one pass."""
 
     def __init__(self) -> None:
-        self.commands = Commands()
+        self.commands, self.report = Commands(), Recorder()
         self.sets, self.rules = SetTarget(self.commands), IptablesTarget(installed(self.commands)["nft"], self.commands)
         controller = ProxyController(OPTIONS, kernel=(6, 1))
         self.cache = view_of(*(one for n in range(MANY) for one in plain(n)))
@@ -51,7 +53,7 @@ class Proxy:
                 WithoutNat(self.rules),
                 FakeTarget(World(), [kind for kind in controller.writes if kind not in real]),
             ],
-            report=Recorder(),
+            report=self.report,
             call=inline,
         )
 
@@ -102,3 +104,50 @@ def test_d08_sets_have_room_for_more_than_the_kernel_gives_them_and_grow_by_entr
     lines, restores = target.lines, target.restores
     assert target.apply([Change(SetMember(name, "10.9.9.9,udp:53"), None, Member())]) == {}
     assert (target.lines - lines, target.restores - restores) == (1, 1)
+
+
+DAMAGE = (
+    "iptables-nft -F",
+    "ip6tables-nft -F KUBE-ROUTER-SERVICES",
+    "printf '*filter\\nCOMMIT\\n' | iptables-nft-restore",
+    "printf '*mangle\\nCOMMIT\\n' | ip6tables-nft-restore",
+    "iptables-nft -D INPUT 1",
+    "iptables-nft -I INPUT -s 198.18.0.9 -j ACCEPT && iptables-nft -D INPUT -s 198.18.0.9 -j ACCEPT && iptables-nft -F INPUT",
+    "iptables-nft -t mangle -F PREROUTING",
+    "ipset flush kube-router-service-ips",
+    "ipset flush",
+    "ipset del inet6:kube-router-ipvs-services fd00:96::5,tcp:80",
+    "ipset add kube-router-allowed 198.51.100.7,tcp:80,10.0.0.0/8",
+    "ipset add -exist kube-router-cluster-marks 198.51.100.7,tcp:80 timeout 0 skbmark 0x7",
+    "iptables-nft -F && iptables-nft -X && iptables-nft -t mangle -F && iptables-nft -t mangle -X && "
+    "ip6tables-nft -F && ip6tables-nft -X && ip6tables-nft -t mangle -F && ip6tables-nft -t mangle -X && ipset destroy",
+)
+
+
+def shell(line: str) -> list[str]:
+    done = subprocess.run(["sh", "-ec", line], check=True, capture_output=True, text=True)
+    return [one for one in done.stdout.splitlines() if not one.startswith("#")]
+
+
+def all_of_it() -> list[str]:
+    lines = shell("ipset save; iptables-nft-save; ip6tables-nft-save")
+    # How the kernel lays a hash out is its own affair, and tables that were wiped come back in another order.
+    return sorted(re.sub(r" (initval|hashsize) \S+", "", line) for line in lines if not line.startswith(("*", "COMMIT")))
+
+
+def test_a05_what_others_flush_delete_or_change_in_sets_and_rules_is_whole_after_the_next_look() -> None:
+    proxy = Proxy()
+    proxy.forks()
+    whole = all_of_it()
+    for line in DAMAGE:
+        shell(line)
+        assert all_of_it() != whole, line
+        drifts = len(proxy.report.drifts)
+        proxy.forks(audit=True)
+        assert all_of_it() == whole, line
+        assert len(proxy.report.drifts) > drifts, "it is counted"
+    shell("iptables-nft -I INPUT -s 198.18.0.9 -j ACCEPT")
+    proxy.forks(audit=True)
+    first, *_, last = shell("iptables-nft -S INPUT | grep -v -- '-P INPUT'")
+    assert "KUBE-ROUTER-SOURCES" in first
+    assert "198.18.0.9" in last, "the rule of others stays, behind ours"
