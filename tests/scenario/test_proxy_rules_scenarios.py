@@ -220,6 +220,7 @@ def test_rules_of_the_original_go_once_ours_stand_and_those_of_another_part_are_
             "c01: masquerade rules, however many",
             [LeftoverKey(4, "nat", "POSTROUTING", OLD_SNAT.replace("1.0", f"{n}.0"), PROXY) for n in range(3)],
         ),
+        ("c02: sets that it was filling", [SetKey("TMP-PRBJ7ASFQM5DJR3Q"), SetKey("TMP-54ALMNP65S4KA7CE")]),
         (
             "c02: sets of IPv6",
             [SetKey("inet6:kube-router-svip"), SetKey("inet6:kube-router-local-ips"), SetKey("inet6:kube-router-svip-prt")],

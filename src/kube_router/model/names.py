@@ -28,6 +28,15 @@ SERVICE_IPS: Final = "kube-router-service-ips"
 IPVS_SERVICES: Final = "kube-router-ipvs-services"
 LATER_SERVICE_IPS: Final = "kube-router-svip"  # the original's names since 2.0: recognised, then gone
 LATER_IPVS_SERVICES: Final = "kube-router-svip-prt"
+# The original fills these and swaps them in; one that it was killed over stays. Hashes of set types and families.
+LATER_SCRATCH: Final = (
+    "TMP-PRBJ7ASFQM5DJR3Q",
+    "TMP-TF3INM4IEYGA443O",
+    "TMP-LP6R7TXZCLIUYMBN",
+    "TMP-3TF2IQ5MKRP6NAJL",
+    "TMP-54ALMNP65S4KA7CE",
+    "TMP-6RUYGQYVJUHZ3KV3",
+)
 SERVICE_MARKS: Final = "kube-router-service-marks"  # address and port of a Service that IPVS knows by mark, with the mark
 CLUSTER_MARKS: Final = "kube-router-cluster-marks"  # the same, for packets of this cluster's pods and nodes alone
 CLUSTER_PODS: Final = "kube-router-cluster-pods"  # pod ranges of all nodes, as the proxy needs them: with or without routing of ours

@@ -85,6 +85,7 @@ SETS: Final = {
     names.LATER_SERVICE_IPS: PROXY,
     names.LATER_IPVS_SERVICES: PROXY,
     names.LOCAL_PODS: NETPOL,
+    **dict.fromkeys(names.LATER_SCRATCH, PROXY),
 }
 SET_PREFIXES: Final = {"KUBE-SRC-": NETPOL, "KUBE-DST-": NETPOL, "KUBE-POD-": NETPOL}
 
