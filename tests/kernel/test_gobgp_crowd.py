@@ -59,7 +59,7 @@ def test_u093_two_hundred_peers_are_up_within_seconds_though_a_tenth_is_away(
 
             await crowd.listen(late)
             # gobgpd pauses up to five seconds between attempts; the third generation takes its time with twenty sessions at once.
-            await until(lambda: set(late) <= set(host.established), 10.0)
+            await until(lambda: set(late) <= set(host.established), 20.0)
 
             host.know(Node(Name("", "later"), addresses=(extra,)))
             await crowd.listen([extra])

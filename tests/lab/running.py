@@ -41,8 +41,9 @@ def running(*flags: str, nodes: int = 2, iptables: str = "nft", before: Callable
         assert cluster.problems() == []
 
 
-def wait_until_routed(cluster: Cluster, *, seconds: float = 30.0) -> None:
-    """Wait until daemons are ready and every node routes the pod ranges of every other."""
+def wait_until_routed(cluster: Cluster, *, seconds: float = 75.0) -> None:
+    """Wait until daemons are ready and every node routes the pod ranges of every other. A session that went down as two ends dialled each
+    other waits half a minute before gobgpd tries again: how quick it should be is the business of tests that say so."""
     for node in cluster.nodes.values():
         node.wait_until_ready()
     wait_for("every node routes all others' pods", lambda: not unrouted(cluster), seconds=seconds, so_far=lambda: unrouted(cluster))
