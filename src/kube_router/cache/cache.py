@@ -46,7 +46,7 @@ Changes = Mapping[Ref, Object | None]
 
 
 class View:
-    """What controllers read. Stores by kind; indexes: pods by "ip", "node" and "namespace", slices by "service" and "node",
+    """What controllers read. Stores by kind; indexes: pods by "ip", "node" and "namespace", slices by "service",
     policies by "namespace", nodes by "address" (published ones, too), "range" (pod CIDRs) and "length" (their families and lengths),
     Services by "claim" (model.objects.Claim), "address" and "outside" (True: external or load-balancer IPs), and those to be answered
     directly by "direct" (True, and these IPs), links by "address" (without length) and "gateway", paths by "hop"."""
@@ -64,9 +64,7 @@ class View:
             outside=lambda service: (True,) if service.external_ips or service.ingress else (),
             direct=_direct,
         )
-        self.slices: Store[EndpointSlice] = Store(
-            service=lambda piece: (piece.service,), node=lambda piece: {endpoint.node_name for endpoint in piece.endpoints}
-        )
+        self.slices: Store[EndpointSlice] = Store(service=lambda piece: (piece.service,))
         self.policies: Store[NetworkPolicy] = Store(namespace=lambda policy: (policy.name.namespace,))
         self.namespaces: Store[Namespace] = Store()
         self.interfaces: Store[Interface] = Store(

@@ -9,7 +9,7 @@ from kube_router.cache.cache import Changes, View
 from kube_router.config.options import Options
 from kube_router.control.marks import MarkBook
 from kube_router.control.proxy_direct import DirectReturn
-from kube_router.control.proxy_shared import HAIRPIN, ClusterPods, concerns_hairpin, hairpin_chains
+from kube_router.control.proxy_shared import HAIRPIN, ClusterPods, Hairpins
 from kube_router.desired import NOTHING, Desired, obstacles
 from kube_router.desired.external_ips import ranges
 from kube_router.desired.proxy import hairpin
@@ -70,6 +70,7 @@ class ProxyController:
         self._allowed = ranges(options)
         self._direct = DirectReturn(MarkBook() if marks is None else marks)
         self._pods = ClusterPods(options)
+        self._hairpins = Hairpins(options)
         self._lookups: tuple[View, Rivals, Obstacle, About, About] | None = None
 
     def touched(self, changes: Changes, view: View) -> Iterable[Hashable]:
@@ -78,7 +79,7 @@ class ProxyController:
         self._direct.reserve(changes, view)
         items = set(self._touched(changes, view))
         yield from self._pods.touched(changes, view)
-        if _NODE in items or concerns_hairpin(changes, items, view, self._options):
+        if self._hairpins.concerned(changes, items, view) or _NODE in items:
             yield HAIRPIN
         for item in items:
             yield item
@@ -109,7 +110,7 @@ class ProxyController:
         if item == _SELF:
             return Desired(hairpin.to_themselves(self._around))
         if item == HAIRPIN:
-            return hairpin_chains(view, self._context(view, self._direct.marks.asking()[0]))
+            return self._hairpins.want(view, self._context(view, self._direct.marks.asking()[0]))
         shared = self._pods.want(item, view)
         assert shared is not None, item
         return shared

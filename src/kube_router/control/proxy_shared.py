@@ -18,28 +18,37 @@ from kube_router.desired.proxy.context import Context
 from kube_router.desired.proxy.frontends import policies
 from kube_router.desired.proxy.service import bindings, is_served
 from kube_router.model.objects import Kind, Name, Ref, Service
-from kube_router.model.state import Key, Value
 
 HAIRPIN: Final = ("hairpin",)
 _PODS: Final = "pods"
 
 
-def concerns_hairpin(changes: Changes, touched: Iterable[Hashable], view: View, options: Options) -> bool:
-    """Whether the chain of hairpin rules may have changed with these Services."""
-    now = (view.services.get(item.name) for item in touched if isinstance(item, Ref))
-    before = (value for ref, value in changes.items() if ref.kind is Kind.SERVICE)
-    return any(isinstance(service, Service) and hairpin.asks(service, options) for some in (now, before) for service in some)
+class Hairpins:
+    """The chain of hairpin rules with the pods that it is for: one item."""
 
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._here: dict[Name, Name] = {}  # slices with endpoints on this node, and their Services; of the view as it was last seen
 
-def hairpin_chains(view: View, context: Context) -> Desired:
-    """The chain, over all Services with backends on this node that ask for it."""
-    state: dict[Key, Value] = {}
-    services = {piece.service for piece in view.slices.each("node", context.around.name)}
-    found = (service for name in services if (service := view.services.get(name)) is not None)
-    asking = [service for service in found if is_served(service) and hairpin.asks(service, context.options)]
-    every = (one for service in asking for one, _ in bindings(service, view.slices.by("service", service.name), context, []))
-    state |= hairpin.chains(every, context.options)
-    return Desired(state)
+    def concerned(self, changes: Changes, touched: Iterable[Hashable], view: View) -> bool:
+        """Whether the item may have changed with these changes and the items that they touch."""
+        for ref in changes:
+            if ref.kind is Kind.ENDPOINT_SLICE:
+                piece = view.slices.get(ref.name)
+                if piece is not None and any(endpoint.node_name == self._options.node_name for endpoint in piece.endpoints):
+                    self._here[ref.name] = piece.service
+                else:
+                    self._here.pop(ref.name, None)
+        now = (view.services.get(item.name) for item in touched if isinstance(item, Ref))
+        before = (value for ref, value in changes.items() if ref.kind is Kind.SERVICE)
+        return any(isinstance(service, Service) and hairpin.asks(service, self._options) for some in (now, before) for service in some)
+
+    def want(self, view: View, context: Context) -> Desired:
+        """All Services with backends on this node that ask for it."""
+        found = (service for name in set(self._here.values()) if (service := view.services.get(name)) is not None)
+        asking = [service for service in found if is_served(service) and hairpin.asks(service, self._options)]
+        every = (one for service in asking for one, _ in bindings(service, view.slices.by("service", service.name), context, []))
+        return Desired(hairpin.chains(every, self._options))
 
 
 class ClusterPods:
