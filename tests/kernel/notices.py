@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE
+_KERNEL = 2  # RTPROT_KERNEL
 _NAMES = {16: "link", 17: "no link", 20: "address", 21: "no address", 24: "route", 25: "no route"}  # RTM_NEW*, RTM_DEL*
 
 
@@ -24,7 +25,8 @@ class Notices:
         self._socket.bind((0, _GROUPS))
 
     def take(self) -> list[str]:
-        """Kinds of notice in the order in which they came: "route", "no route", "link", ..."""
+        """Kinds of notice in the order in which they came: "route", "no route", "link", ... Routes that the kernel makes for addresses
+        and links are left out: it does so whenever it learns that a link has a carrier."""
         found: list[str] = []
         while True:
             try:
@@ -34,7 +36,9 @@ class Notices:
             offset = 0
             while offset < len(data):
                 length, kind = struct.unpack_from("=IH", data, offset)
-                found.append(_NAMES.get(kind, str(kind)))
+                of_kernel = kind in (24, 25) and data[offset + 21] == _KERNEL  # rtm_protocol, behind 16 octets of header
+                if not of_kernel:
+                    found.append(_NAMES.get(kind, str(kind)))
                 offset += (length + 3) & ~3
 
     def close(self) -> None:
