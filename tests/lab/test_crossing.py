@@ -1,4 +1,5 @@
-"""Four nodes on two segments, dual-stack, with FRR and BIRD, where there is no more than namespaces: VXLAN, without Services.
+"""Four nodes on two segments, dual-stack, with FRR and BIRD and both generations of gobgpd, where there is no more than
+namespaces: VXLAN, without Services.
 
 `test_encapsulation.py` has the other encapsulations, and Services.
 """
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab.cluster import Cluster
-from tests.lab.bgp_cluster import binary
+from tests.lab.bgp_cluster import GENERATIONS, binary
 from tests.lab.crossing import FLAGS, assert_full_size_passes, assert_wrapped_only_across, four_nodes, settle
 from tests.lab.running import drift
 
@@ -19,9 +20,9 @@ pytestmark = pytest.mark.needs("root", "veth", "bridge", "ipset", "xt_set", "ipt
 EVERY = 0.002  # seconds between packets of one stream; two of them make a thousand in a second
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with four_nodes(binary("v3")) as made:
+@pytest.fixture(scope="module", params=GENERATIONS)
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    with four_nodes(binary(request.param)) as made:
         yield made
 
 
