@@ -50,7 +50,9 @@ def test_a_node_that_is_gone_or_has_no_pod_range_has_no_part(node):
 
 def test_the_host_has_a_filtered_bridge_for_its_own_ranges_and_the_cni_file_names_them():
     state = host(NODE, (LO, UPLINK), None, BOTH).state
-    assert state[LinkKey("kube-bridge")] == Link("bridge", mtu=1452, filtered=True, only_in=("10.233.64.0/24", "fd00:64::/64"), hairpin=True)
+    assert state[LinkKey("kube-bridge")] == Link(
+        "bridge", mtu=1452, filtered=True, only_in=("10.233.64.0/24", "fd00:64::/64"), hairpin=True
+    )
     assert state[FileKey(BOTH.cni_conf_file)] == CniConfig(("10.233.64.0/24", "fd00:64::/64"), 1452)
 
 
