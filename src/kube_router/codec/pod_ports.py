@@ -1,7 +1,8 @@
 """Port translation in a pod as text for nft and back: one table of ours for each family, whose map holds what is translated.
 
     table ip kube-router { map ports { address . protocol . port : address . port }
-                           chain prerouting { what comes over the tunnel is looked up and sent to that port } }
+                           chain prerouting { what comes over the tunnel is looked up and sent to that port }
+                           chain output { so is what the pod sends to itself } }
 
 The address stays: the process sees the Service's address, as it does without translation.
 """
@@ -29,13 +30,18 @@ def ruleset(family: Family, ports: Iterable[tuple[PodPortKey, PodPort]]) -> str:
     ip, kind = _IP[family], _TYPE[family]
     entries = [f"{key.vip} . {PROTOCOLS[key.protocol]} . {key.port} : {key.vip} . {value.to}" for key, value in sorted(ports, key=_by_key)]
     lines = [f"table {ip} {TABLE}", f"delete table {ip} {TABLE}"]  # the first makes it, so that the second finds it
+    dnat = f"dnat {ip} addr . port to {ip} daddr . meta l4proto . th dport map @ports"
     if entries:
         lines += [
             f"table {ip} {TABLE} {{",
             f"  map ports {{ type {kind} . inet_proto . inet_service : {kind} . inet_service; elements = {{ {', '.join(entries)} }}; }}",
             "  chain prerouting {",
-            "    type nat hook prerouting priority dstnat; policy accept;",
-            f'    iifname "{POD_TUNNELS[family]}" dnat {ip} addr . port to {ip} daddr . meta l4proto . th dport map @ports',
+            "    type nat hook prerouting priority -100; policy accept;",
+            f'    iifname "{POD_TUNNELS[family]}" {dnat}',
+            "  }",
+            "  chain output {",  # the pod that reaches itself: the address is its own
+            "    type nat hook output priority -100; policy accept;",
+            f"    {dnat}",
             "  }",
             "}",
         ]
