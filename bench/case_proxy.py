@@ -12,14 +12,15 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from threading import Thread
 from typing import Final
 
 from bench.frame import Row, emulation_factor, progress, timed, tool
-from bench.proxy_node import NODE_ADDRESS, ProxyNode, check, clear, endpoints, vip
+from bench.proxy_node import ENDPOINTS, NODE_ADDRESS, ProxyNode, check, clear, endpoints, many_endpoints, service, vip
 from kube_router.app.service_metrics import meter_services
 from kube_router.model.names import DUMMY
+from kube_router.model.objects import Kind
 from kube_router.telemetry.exposition import render
 from kube_router.telemetry.metrics import Registry
 
@@ -31,6 +32,9 @@ LARGE: Final = 5_000
 GROWING: Final = (100, 1_000, 10_000)
 TIMES: Final = 21  # single changes of a kind
 _FEW: Final = 10
+_OTHERS: Final = 1_000  # Services beside those with many endpoints
+_ROLLING, _SURGE = 100, 25  # endpoints of a Deployment that is rolled out, and how many at a time (25 % by default)
+_LARGE_SERVICE: Final = 1_000
 FLAT: Final = 1.5  # what counts as flat, in medians of a noisy machine
 
 UPLINK: Final = f"""\
@@ -52,12 +56,14 @@ def measure() -> Iterator[Row]:
         if services == LARGE:
             yield from _single_changes(node, services)
             yield from _audit(node)
+            yield from _one_service(node, services)
             yield from _scrapes(node, services)
             node.close()
             yield from _restart(services)
         else:
             node.close()
     yield from _flatness()
+    yield from _large_services()
     yield _memory()
 
 
@@ -126,6 +132,81 @@ def _one_endpoint(node: ProxyNode, services: int) -> float:
     return statistics.median(times)
 
 
+def _one_service(node: ProxyNode, services: int) -> Iterator[Row]:
+    """A Service that is new, with its endpoints, and its end."""
+    came, went = [], []
+    messages, forks = node.messages(), node.commands.forks
+    for n in range(TIMES):
+        number = services + n
+        node.cache.put(service(number))
+        node.cache.put(endpoints(number))
+        came.append(timed(node.sync))
+    sent, forked = node.messages() - messages, node.commands.forks - forks
+    for n in range(TIMES):
+        for kind, name in ((Kind.SERVICE, service(services + n).name), (Kind.ENDPOINT_SLICE, endpoints(services + n).name)):
+            node.cache.remove(kind, name)
+        went.append(timed(node.sync))
+    yield Row(measure=f"one Service more than {services:,}: event to kernel", ours=statistics.median(came), unit="ms", most=20)
+    yield Row(measure="  netlink messages for each", ours=sent / TIMES, unit="messages", most=1 + ENDPOINTS + 2)
+    yield Row(measure="  processes started for each (set entries)", ours=forked / TIMES, unit="processes", most=1)
+    yield Row(measure="  its end", ours=statistics.median(went), unit="ms", most=20)
+
+
+def _large_services() -> Iterator[Row]:
+    """Services with many endpoints, among a thousand others: a rolling update, and one endpoint that changes."""
+    progress("Services with many endpoints")
+    for draining in (False, True):
+        clear()
+        node = ProxyNode(draining=draining)
+        node.list_all(_OTHERS)
+        first = _OTHERS * (ENDPOINTS + 1) + 1000
+        node.cache.put(service(_OTHERS))
+        pods = list(range(first, first + _ROLLING))
+        _replace(node, [], pods)
+        node.sync()
+        messages, began = node.messages(), time.perf_counter()
+        now = pods
+        for step in range(_SURGE, _ROLLING + 1, _SURGE):
+            after = pods[step:] + [each + 1000 for each in pods[:step]]
+            _replace(node, now, after)
+            node.sync()
+            now = after
+        if draining:
+            node.sync()  # the grace time is none, and nobody is connected
+        took, sent = 1000 * (time.perf_counter() - began), node.messages() - messages
+        what = f"rolling update of {_ROLLING} endpoints, {_SURGE} at a time" + (", drained" if draining else "")
+        yield Row(measure=what, ours=took, unit="ms", most=100)
+        yield Row(measure="  netlink messages for each endpoint replaced", ours=sent / _ROLLING, unit="messages", most=3 if draining else 2)
+        node.close()
+    clear()
+    node = ProxyNode()
+    node.list_all(_OTHERS)
+    node.sync()
+    first = _OTHERS * (ENDPOINTS + 1) + 1000
+    node.cache.put(service(_OTHERS))
+    pods = list(range(first, first + _LARGE_SERVICE))
+    _replace(node, [], pods)
+    yield Row(measure=f"a Service of {_LARGE_SERVICE:,} endpoints appears", ours=timed(node.sync), unit="ms", most=200)
+    times = []
+    for n in range(TIMES):
+        after = [*pods[:n], *pods[n + 1 :], pods[n] + 1000]
+        _replace(node, pods, after)
+        pods = after
+        times.append(timed(node.sync))
+    yield Row(measure="  one endpoint of it changes", ours=statistics.median(times), unit="ms", most=20)
+    node.close()
+
+
+def _replace(node: ProxyNode, before: Sequence[int], after: Sequence[int]) -> None:
+    """The last Service has these pods now."""
+    kept = {piece.name for piece in many_endpoints(_OTHERS, after)}
+    for piece in many_endpoints(_OTHERS, before):
+        if piece.name not in kept:
+            node.cache.remove(Kind.ENDPOINT_SLICE, piece.name)
+    for piece in many_endpoints(_OTHERS, after):
+        node.cache.put(piece)
+
+
 def _audit(node: ProxyNode) -> Iterator[Row]:
     """What looking at everything costs, spread over the period in which it happens once."""
     begin = time.process_time() + _children_time()
@@ -155,7 +236,12 @@ def _scrapes(node: ProxyNode, services: int) -> Iterator[Row]:
             raise RuntimeError("a scrape does not show every Service")
 
     yield Row(measure=f"scrape of {services:,} Services", ours=timed(scrape) / 1000, unit="s", most=1)
-    scraping = Thread(target=lambda: [scrape() for _ in range(_FEW)])
+
+    def scrape_some() -> None:
+        for _ in range(_FEW):
+            scrape()
+
+    scraping = Thread(target=scrape_some)
     scraping.start()
     took = _one_endpoint(node, services)
     meanwhile = scraping.is_alive()

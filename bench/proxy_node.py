@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,7 @@ from kube_router.cache.cache import Cache
 from kube_router.config.options import defaults
 from kube_router.control.controller import Target
 from kube_router.control.cycle import Cycle
+from kube_router.control.draining import Draining, ending
 from kube_router.control.proxy import ProxyController
 from kube_router.model.names import DUMMY
 from kube_router.model.objects import Endpoint, EndpointPort, EndpointSlice, Interface, Kind, Name, Node, Service, ServicePort
@@ -69,21 +70,39 @@ def endpoints(number: int, *, generation: int = 0) -> EndpointSlice:
     )
 
 
-class ProxyNode:
-    """This node's proxy over real targets; made anew it is a restarted daemon. Its network namespace has its uplink by then."""
+def many_endpoints(number: int, pods: Sequence[int]) -> list[EndpointSlice]:
+    """Endpoints of a Service in slices of a hundred, as a control plane cuts them; a pod keeps its slice."""
+    slices: dict[int, list[int]] = {}
+    for each in pods:
+        slices.setdefault(each % 1000 // 100, []).append(each)
+    return [
+        EndpointSlice(
+            Name("bench", f"service-{number}-{place}"),
+            Name("bench", f"service-{number}"),
+            tuple(Endpoint((pod(each),), node_name=f"node{each % 50}") for each in chosen),
+            _TARGET_PORT,
+        )
+        for place, chosen in slices.items()
+    ]
 
-    def __init__(self) -> None:
+
+class ProxyNode:
+    """This node's proxy over real targets; made anew it is a restarted daemon. Its network namespace has its uplink by then.
+    `draining`: with graceful termination."""
+
+    def __init__(self, *, draining: bool = False) -> None:
         self.cache = Cache()
         commands = Commands()
         self.sets, self.rules = SetTarget(commands), IptablesTarget(installed(commands)["nft"], commands)
-        self.ipvs, self.addresses = IpvsTarget(adopted=self._adopted, flows=Flows()), AddressTarget()
+        self.ipvs, self.addresses = IpvsTarget(adopted=self._adopted, flows=Flows()), AddressTarget(flows=Flows())
         self.commands = commands
-        self.options = defaults(node_name=HERE)
+        self.options = defaults(node_name=HERE, ipvs_graceful_termination=draining)
         controller = ProxyController(self.options, kernel=(6, 1))
         health_ports = HealthPortTarget(lambda: True)
         targets: tuple[Target, ...] = (LinkTarget(), SysctlTarget(), self.sets, self.rules, self.ipvs, self.addresses, health_ports)
         feed = self.cache.feed(controller.reads)
-        self.cycle = Cycle(controller, feed=feed, view=self.cache.view, targets=targets, report=Quiet())
+        keeper = Draining(0.0, connections=self.ipvs.connections, ends=ending(self.cache.view)) if draining else None
+        self.cycle = Cycle(controller, feed=feed, view=self.cache.view, targets=targets, report=Quiet(), keeper=keeper)
         self._loop = asyncio.new_event_loop()
 
     def list_all(self, services: int) -> None:
