@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from kube_router.config.options import defaults
@@ -114,7 +115,7 @@ def test_a_direct_address_is_a_service_by_mark_and_stands_on_no_link(family: int
     state = desired.state
     assert state[server] == VirtualServer("rr", 0, 0, {4: 32, 6: 128}[family])
     assert destinations(state, server) == {THERE[family]: TUNNEL}, "the pod of this node waits for its tunnel"
-    assert state[MarkRuleKey(family, number)] == MarkRule(0x23FFF, 32764)
+    assert state[MarkRuleKey(family, number)] == MarkRule(0x33FFF, 32764)
     assert state[DeliveryKey(family)] == Delivery()
     assert state[SetMember(f"{PREFIX[family]}kube-router-service-marks", entry)] == Member(mark=number)
     assert SetMember(f"{PREFIX[family]}kube-router-ipvs-services", entry) in state
@@ -192,6 +193,21 @@ def test_u018_segments_are_clamped_for_every_address_and_port_by_one_rule_that_g
     assert JumpKey(family, "mangle", "PREROUTING", "KUBE-ROUTER-MSS") in one
     members = {key.entry for key in one if isinstance(key, SetMember) and key.set.endswith("service-marks")}
     assert members == {f"{VIP[family]},tcp:8080"}, "each port has an entry of its own, and takes nothing of another along"
+
+
+@pytest.mark.parametrize(("protocol", "told"), [("TCP", False), ("UDP", True), ("SCTP", True)])
+def test_u074_who_sends_datagrams_without_room_for_a_packet_around_them_is_told(protocol: str, told: bool) -> None:
+    around = msgspec.structs.replace(AROUND, mtu={4: 9000, 6: 9000})
+    state = want(web(4, protocol=protocol), around=around).state
+    jump = JumpKey(4, "mangle", "PREROUTING", "KUBE-ROUTER-TOO-BIG")
+    assert (jump in state) is told
+    if told:
+        assert state[jump].match.startswith("! -p tcp -m length --length 8981:65535 -m bpf ")
+        assert state[jump].rank > 10, "after the marks that it overrides"
+        assert state[DeliveryKey(4, 79)] == Delivery(mtu=8980)
+        assert state[MarkRuleKey(4, 0x10000)] == MarkRule(0x33FFF, table=79)
+    six = want(web(6, protocol=protocol), around=around).state
+    assert not any(getattr(key, "table", 0) == 79 for key in six), "IPVS tells IPv6 senders"
 
 
 @FAMILIES

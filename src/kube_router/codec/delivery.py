@@ -1,5 +1,5 @@
 """Delivery of marked packets as rtnetlink messages (linux/fib_rules.h, linux/rtnetlink.h): policy routing rules by firewall mark, and
-the local default route of the table that they lead to.
+the default route over lo of the table that they lead to.
 
 Only rules that ask for a mark, or for nothing at all; what has any further condition is another's.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from kube_router.codec.netlink import CREATE, DUMP, EXCLUSIVE, REQUEST, U32, Message, Reply, attributes
+from kube_router.codec.netlink import CREATE, DUMP, EXCLUSIVE, REPLACE, REQUEST, U32, Message, Reply, attribute, attributes
 from kube_router.codec.policy_rules import DELETE_RULE, NEW_RULE
 from kube_router.codec.rtnetlink import (
     AF,
@@ -29,8 +29,10 @@ _INVERT: Final = 0x2  # FIB_RULE_INVERT
 _PRIORITY, _MARK, _SUPPRESS_LENGTH, _TABLE, _MASK, _PROTOCOL = 6, 10, 14, 15, 16, 21  # FRA_*
 _HARMLESS: Final = frozenset({_PRIORITY, _MARK, _SUPPRESS_LENGTH, _TABLE, _MASK, 18, _PROTOCOL})  # 18: padding
 _NO_LENGTH: Final = 0xFFFFFFFF  # of FRA_SUPPRESS_PREFIXLEN: no condition
-_LOCAL: Final = 2  # RTN_LOCAL
-_HOST: Final = 254  # RT_SCOPE_HOST
+_UNICAST, _LOCAL = 1, 2  # RTN_*
+_LINK, _HOST = 253, 254  # RT_SCOPE_*
+_METRICS: Final = 8  # RTA_METRICS
+_METRIC_MTU: Final = 2  # RTAX_MTU
 _ANY_SCOPE: Final = 255
 
 
@@ -73,10 +75,14 @@ def parse_rule(reply: Reply) -> FoundRule | None:
     )
 
 
-def new_delivery(family: Family, *, table: int, link: int, protocol: int) -> Message:
-    """Makes the table's default route deliver here; EEXIST where it has one."""
-    head = ROUTE_MESSAGE.pack(AF[family], 0, 0, 0, table, protocol, _HOST, _LOCAL, 0)
-    return Message(NEW_ROUTE, REQUEST | CREATE | EXCLUSIVE, head + number_attribute(RTA_OIF, link))
+def put_delivery(family: Family, *, table: int, link: int, mtu: int, protocol: int) -> Message:
+    """Makes the table's default route, or makes it as wanted: delivering here, or (with an MTU) taking no longer packets."""
+    kind, scope = (_UNICAST, _LINK if family == 4 else 0) if mtu else (_LOCAL, _HOST)
+    head = ROUTE_MESSAGE.pack(AF[family], 0, 0, 0, table, protocol, scope, kind, 0)
+    body = number_attribute(RTA_OIF, link)
+    if mtu:
+        body += attribute(_METRICS, number_attribute(_METRIC_MTU, mtu))
+    return Message(NEW_ROUTE, REQUEST | CREATE | REPLACE, head + body)
 
 
 def delete_delivery(family: Family, *, table: int) -> Message:
@@ -89,10 +95,16 @@ def dump_deliveries(family: Family, *, table: int) -> Message:
     return Message(GET_ROUTE, REQUEST | DUMP, ROUTE_MESSAGE.pack(AF[family], 0, 0, 0, 0, 0, 0, 0, 0) + number_attribute(RTA_TABLE, table))
 
 
-def is_delivery(reply: Reply, *, table: int) -> bool:
-    """Whether a route of a dump is a local default route of the table."""
+def parse_delivery(reply: Reply, *, table: int, link: int) -> int | None:
+    """Of a default route of the table over the link its MTU, 0 for one that delivers here; None for another route."""
     _, length, _, _, there, _, _, kind, _ = ROUTE_MESSAGE.unpack_from(reply.payload)
-    return bool(length == 0 and there == table and kind == _LOCAL)
+    if length or there != table or kind not in (_LOCAL, _UNICAST):
+        return None
+    found = attributes(reply.payload[ROUTE_MESSAGE.size :])
+    if _number(found, RTA_OIF) != link:
+        return None
+    mtu = _number(attributes(found[_METRICS]), _METRIC_MTU) if _METRICS in found else 0
+    return mtu if (kind == _UNICAST) == bool(mtu) else None
 
 
 def _head(rule: FoundRule) -> bytes:

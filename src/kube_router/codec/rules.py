@@ -57,6 +57,7 @@ _UNQUOTED: Final = frozenset("_-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKL
 
 # Instructions of packet filter programs (linux/bpf_common.h), and where the 32-bit words of both addresses stand in a header.
 _LOAD, _COPY, _JUMP_IF_EQUAL, _ANSWER = 0x20, 0x07, 0x1D, 0x06  # LD|W|ABS, MISC|TAX, JMP|JEQ|X, RET|K
+_LOAD_OCTET, _AND, _JUMP_IF = 0x30, 0x54, 0x15  # LD|B|ABS, ALU|AND|K, JMP|JEQ|K
 _COMPARISON: Final = 4  # instructions for a word
 _ADDRESS_WORDS: Final[dict[Family, tuple[tuple[int, int], ...]]] = {4: ((12, 16),), 6: tuple((8 + 4 * n, 24 + 4 * n) for n in range(4))}
 
@@ -181,6 +182,16 @@ def ipvs(*, protocol: int = 0, address: str = "", port: int = 0, direction: str 
         f"--vmethod {method}" if method else "",
     )
     return "-m ipvs " + (" ".join(part for part in parts if part) or "--ipvs")
+
+
+def longer_than(size: int) -> str:
+    """Packets of more octets than this, headers included. What a link put together on its way in (GRO) counts as one."""
+    return f"-m length --length {size + 1}:65535"
+
+
+def must_not_be_cut() -> str:
+    """IPv4 packets whose sender forbids fragments; a program like that of `to_itself`."""
+    return f'-m bpf --bytecode "5,{_LOAD_OCTET} 0 0 6,{_AND} 0 0 64,{_JUMP_IF} 0 1 64,{_ANSWER} 0 0 65535,{_ANSWER} 0 0 0"'
 
 
 def to_itself(family: Family) -> str:

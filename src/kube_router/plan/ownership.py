@@ -9,8 +9,8 @@
 | neighbour, fdb entry | it is permanent, on `kube-vxlan`                                                            |
 | listener (FOU)       | it takes in GUE on the configured port, or on one that a tunnel of ours sends to             |
 | policy rule          | it sends packets of a source, and nothing else about them, into table 77                    |
-| delivery, mark rule  | it is in table 78: a local default route, a rule by mark and nothing else; the original's    |
-|                      | rule of priority 32765 that sends every packet to its table 79                              |
+| delivery, mark rule  | it is in table 78 or 79: a default route over lo, a rule by mark and nothing else; the       |
+|                      | original's rule of priority 32765 that sends every packet to its table 79                   |
 | tunnel in a pod      | its name is `kube-tunnel-if` or `kube-tunnel-v6`, in a network namespace other than ours;    |
 |                      | all addresses on it; port translation: the nftables table `kube-router` in there            |
 | sysctl, file         | never: others share them; we only say which values or parts we want; as with IPVS timeouts  |
@@ -96,6 +96,7 @@ CHAINS: Final = {
     names.MASQUERADE_CHAIN: PROXY,
     names.HAIRPIN_CHAIN: PROXY,
     names.CLAMP_CHAIN: PROXY,
+    names.TOO_BIG_CHAIN: PROXY,
     names.SELF_CHAIN: PROXY,
     names.MARKS_CHAIN: PROXY,
     names.CLUSTER_MARKS_CHAIN: PROXY,

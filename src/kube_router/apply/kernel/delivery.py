@@ -1,9 +1,10 @@
-"""Delivery of packets to addresses that no link of this node has: policy routing rules by mark, and table 78, whose one route is local.
+"""Delivery of packets to addresses that no link of this node has: policy routing rules by mark, and tables with one route each.
 
     packet with a mark of ours --> rule "fwmark MARK/MASK lookup 78" --> table 78: local default --> INPUT, where IPVS takes it
+    one that is too long for it --> rule ... lookup 79 --> table 79: a route with a small MTU --> "too big", back to the sender
 
-Table 78 is ours by its number, whoever filled it. What the original left there is taken over as it is found, its empty table 79 with the
-rule that leads every packet to it included, which then goes.
+Both tables are ours by their numbers, whoever filled them. What the original left there is taken over as it is found, the rule that leads
+every packet to its empty table 79 included, which then goes.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from kube_router.codec import delivery as codec
 from kube_router.codec.netlink import Message
 from kube_router.kit.errors import Busy
 from kube_router.kit.net import FAMILIES, Family
-from kube_router.model.names import DIRECT_TABLE, ORIGINALS_TABLE, ROUTE_PROTOCOL
+from kube_router.model.names import DIRECT_TABLE, ROUTE_PROTOCOL, TOO_BIG_TABLE
 from kube_router.model.state import Change, Key, Value
 from kube_router.model.state.direct import Delivery, DeliveryKey, MarkRule, MarkRuleKey
 
+_TABLES: Final = (DIRECT_TABLE, TOO_BIG_TABLE)
 _ORIGINALS_PRIORITY: Final = 32765  # of its rule that leads to table 79
 _SETTLED: Final[dict[bool, frozenset[int]]] = {True: frozenset({errno.EEXIST}), False: frozenset({errno.ENOENT, errno.ESRCH})}
 
@@ -43,10 +45,10 @@ class DeliveryTarget(NetlinkTarget):
             for rule in self._rules():
                 key = MarkRuleKey(rule.family, rule.mark)
                 if key not in held or held[key] == wanted.get(key):
-                    held[key] = MarkRule(rule.mask, rule.priority)
+                    held[key] = MarkRule(rule.mask, rule.priority, rule.table)
             for family in FAMILIES:
-                if self._delivers(family):
-                    held[DeliveryKey(family)] = Delivery()
+                for table in _TABLES:
+                    held |= self._deliveries(family, table)
         return held
 
     def apply(self, changes: Sequence[Change]) -> Mapping[Key, str]:
@@ -76,33 +78,35 @@ class DeliveryTarget(NetlinkTarget):
                 if rule is not None and _is_ours(rule):
                     yield rule
 
-    def _delivers(self, family: Family) -> bool:
+    def _deliveries(self, family: Family, table: int) -> dict[Key, Value]:
         try:
-            replies = self._socket.dump(codec.dump_deliveries(family, table=DIRECT_TABLE))
+            replies = self._socket.dump(codec.dump_deliveries(family, table=table))
         except FileNotFoundError:
-            return False  # a table in which nobody has put anything yet
+            return {}  # a table in which nobody has put anything yet
         except OSError as fault:
             raise Busy(f"cannot list routes: {fault}") from fault
-        return any(codec.is_delivery(reply, table=DIRECT_TABLE) for reply in replies)
+        loopback = if_nametoindex("lo")
+        found = (codec.parse_delivery(reply, table=table, link=loopback) for reply in replies)
+        return {DeliveryKey(family, table): Delivery(mtu) for mtu in found if mtu is not None}
 
 
 def _is_ours(rule: codec.FoundRule) -> bool:
     if rule.mark:
-        return rule.table == DIRECT_TABLE
-    return rule.table == ORIGINALS_TABLE and rule.priority == _ORIGINALS_PRIORITY
+        return rule.table in _TABLES
+    return rule.table == TOO_BIG_TABLE and rule.priority == _ORIGINALS_PRIORITY
 
 
 def _steps(change: Change, standing: Sequence[codec.FoundRule]) -> Iterator[_Step]:
     key, wish = change.key, change.after
     if isinstance(key, DeliveryKey):
-        if wish is None:
-            yield change, codec.delete_delivery(key.family, table=DIRECT_TABLE)
-        else:
+        if wish is None or (change.before is not None and change.before != wish):
+            yield change, codec.delete_delivery(key.family, table=key.table)  # IPv6 would put a route of another type beside it
+        if wish is not None:
             loopback = if_nametoindex("lo")
-            yield change, codec.new_delivery(key.family, table=DIRECT_TABLE, link=loopback, protocol=ROUTE_PROTOCOL)
+            yield change, codec.put_delivery(key.family, table=key.table, link=loopback, mtu=wish.mtu, protocol=ROUTE_PROTOCOL)
         return
     assert isinstance(key, MarkRuleKey)
-    right = None if wish is None else codec.FoundRule(key.family, key.mark, wish.mask, DIRECT_TABLE, wish.priority)
+    right = None if wish is None else codec.FoundRule(key.family, key.mark, wish.mask, wish.table, wish.priority)
     if right is not None and right not in standing:
         yield change, codec.new_rule(right, protocol=ROUTE_PROTOCOL)
     kept = False

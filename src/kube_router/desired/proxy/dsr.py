@@ -12,7 +12,8 @@ What each pod of this node needs is an item of its own (`backing`): its tunnel, 
 gets once these stand; a pod in which they cannot be made keeps nobody waiting. It is prepared as soon as it has an address, ready or
 not, and keeps its tunnel while it ends.
 
-Segments of connections that are answered directly are made small enough for a packet around them, in the answer that leaves the pod. A
+Segments of connections that are answered directly are made small enough for a packet around them, in the answer that leaves the pod. Who
+sends datagrams that are too large hears of it: they are given another mark, which leads to a route that takes none of their size. A
 tunnel changes no port: where a pod listens on another one, it is translated there.
 """
 
@@ -23,16 +24,16 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from kube_router.codec import annotations as said
-from kube_router.codec.rules import TCP_SYN, comment, match_set, matching, rule, set_mss
+from kube_router.codec.rules import TCP_SYN, comment, longer_than, match_set, matching, must_not_be_cut, rule, set_mark, set_mss
 from kube_router.codec.sets import port_entry
 from kube_router.desired import Note
 from kube_router.desired.proxy.context import Context
 from kube_router.desired.proxy.endpoints import is_here
 from kube_router.desired.proxy.frontends import Binding, FrontendKind
-from kube_router.desired.proxy.marked import in_cluster, marks_everywhere
-from kube_router.desired.proxy.marks import MASK
+from kube_router.desired.proxy.marked import CLUSTER_RANK, in_cluster, marks_everywhere
+from kube_router.desired.proxy.marks import MASK, TOO_BIG
 from kube_router.kit.net import Family, family_of
-from kube_router.model.names import BRIDGE, CLAMP_CHAIN, PROTOCOLS, SERVICE_MARKS, set_name
+from kube_router.model.names import BRIDGE, CLAMP_CHAIN, PROTOCOLS, SERVICE_MARKS, TOO_BIG_CHAIN, TOO_BIG_TABLE, set_name
 from kube_router.model.objects import EndpointSlice, Kind, Ref, Service
 from kube_router.model.state import Key, Value
 from kube_router.model.state.direct import (
@@ -56,6 +57,7 @@ _TUNNEL: Final = Destination(forward=2)  # IP_VS_CONN_F_TUNNEL
 _NUMBERS: Final = {name.upper(): number for number, name in PROTOCOLS.items()}
 _RULE: Final = MarkRule(MASK)
 # Headers of IP and TCP without options, and the packet around them (RFC 9293 3.7.1: MSS is without options).
+_AROUND: Final = 20  # RFC 2003
 _HEADERS: Final[dict[Family, int]] = {4: 20 + 20 + 20, 6: 40 + 20 + 40}
 
 
@@ -130,8 +132,11 @@ def direct(binding: Binding, planned: Plan, context: Context) -> dict[Key, Value
     inside = in_cluster(binding, context.mark_of)
     state |= {key: value for key, value in inside.items() if not isinstance(key, DestinationKey)}
     state |= delivered(inside) | marked(binding, context)
+    mtu = context.around.mtu.get(front.family, 1500)
     if binding.protocol == "TCP":
-        state |= _clamp(front.family, context.around.mtu.get(front.family, 0))
+        state |= _clamp(front.family, mtu)
+    elif front.family == 4:
+        state |= _too_big(mtu)
     return state
 
 
@@ -190,9 +195,30 @@ def _delivered(mark: int, family: Family) -> dict[Key, Value]:
 def _clamp(family: Family, mtu: int) -> dict[Key, Value]:
     """Rules that hold for every address and port with a mark: only answers that come out of a pod have such a source."""
     answers = match_set(set_name(SERVICE_MARKS, family), "src", "src")
-    size = (mtu or 1500) - _HEADERS[family]
+    size = mtu - _HEADERS[family]
     rules = (rule(set_mss(size), TCP_SYN, comment("answers of pods: what clients send gets a packet around it"), answers, protocol="tcp"),)
     return {
         ChainKey(family, "mangle", CLAMP_CHAIN): Chain(rules),
         JumpKey(family, "mangle", "PREROUTING", CLAMP_CHAIN): Jump(matching(TCP_SYN, in_link=BRIDGE, protocol="tcp")),
+    }
+
+
+@lru_cache(maxsize=16)
+def _too_big(mtu: int) -> dict[Key, Value]:
+    """Who sends datagrams that are too long for a packet around them, and must not be cut, hears of it. IPVS tells IPv6 senders by
+    itself; for IPv4 the kernel would answer from the address that was asked, which this node does not have."""
+    room = mtu - _AROUND
+    match = matching(longer_than(room), must_not_be_cut(), protocol="!tcp")
+    rules = (
+        rule(
+            set_mark(TOO_BIG),
+            comment("no room for a packet around them: the sender hears of it"),
+            match_set(set_name(SERVICE_MARKS, 4), "dst", "dst"),
+        ),
+    )
+    return {
+        ChainKey(4, "mangle", TOO_BIG_CHAIN): Chain(rules),
+        JumpKey(4, "mangle", "PREROUTING", TOO_BIG_CHAIN): Jump(match, first=False, rank=CLUSTER_RANK + 10),
+        MarkRuleKey(4, TOO_BIG): MarkRule(MASK, table=TOO_BIG_TABLE),
+        DeliveryKey(4, TOO_BIG_TABLE): Delivery(mtu=room),
     }

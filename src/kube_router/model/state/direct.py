@@ -7,18 +7,22 @@ from kube_router.model.state import Key, Value
 
 
 class DeliveryKey(Key, frozen=True):
-    """The one route of table 78: everything that looks there is delivered here, though no link has its address."""
+    """The one route of a table of ours (78 or 79), which everything takes that looks there, though no link has its address."""
 
     family: Family
+    table: int = 78
 
 
 class Delivery(Value, frozen=True):
-    """A local default route over lo."""
+    """A default route over lo. `mtu` 0: local, packets are delivered here. Else they are sent on, and since the route takes none that is
+    longer, who sent one hears of that: it is for packets that cannot be delivered, and none leaves by it."""
+
+    mtu: int = 0
 
 
 class MarkRuleKey(Key, frozen=True):
-    """A policy routing rule: packets of this mark look into table 78. Mark 0 is only ever observed: the rule by which the original
-    has every packet look into its table 79, which is empty."""
+    """A policy routing rule: packets of this mark look into a table of ours. Mark 0 is only ever observed: the rule by which the
+    original has every packet look into its table 79, which is empty."""
 
     family: Family
     mark: int
@@ -29,6 +33,7 @@ class MarkRule(Value, frozen=True):
 
     mask: int = 0xFFFFFFFF
     priority: int = 32764
+    table: int = 78
 
 
 class PodTunnelKey(Key, frozen=True):
