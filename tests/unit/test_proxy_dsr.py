@@ -29,7 +29,7 @@ from kube_router.model.state.direct import (
     PodVipKey,
 )
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
-from kube_router.model.state.links import AddressKey
+from kube_router.model.state.links import AddressKey, Sysctl, SysctlKey
 from kube_router.model.state.netfilter import Chain, ChainKey, JumpKey, Member, SetMember
 
 OPTIONS = defaults(
@@ -172,6 +172,12 @@ def test_b06_scheduler_flags_and_affinity_are_right_from_the_first(family: int) 
     server = VirtualServerKey("", 0, 0, mark(VIP[family]), family)
     assert state[server] == VirtualServer("mh", 0x1 | 0x8 | 0x10, 600, {4: 32, 6: 128}[family])
     assert want(web(family, affinity_timeout=60)).state[server].timeout == 60
+
+
+@pytest.mark.parametrize(("scheduler", "sloppy"), [("mh", True), ("rr", False)])
+def test_with_maglev_hashing_a_connection_may_move_to_another_node_in_its_midst(scheduler: str, sloppy: bool) -> None:
+    state = want(web(4, annotations={"kube-router.io/service.scheduler": scheduler})).state
+    assert (state.get(SysctlKey("net/ipv4/vs/sloppy_tcp")) == Sysctl("1")) is sloppy
 
 
 @FAMILIES

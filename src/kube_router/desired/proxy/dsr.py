@@ -49,6 +49,7 @@ from kube_router.model.state.direct import (
     PodVipKey,
 )
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServerKey
+from kube_router.model.state.links import Sysctl, SysctlKey
 from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey, Member, SetMember
 
 OUTSIDE: Final[frozenset[FrontendKind]] = frozenset({"external", "loadbalancer"})
@@ -56,6 +57,7 @@ OUTSIDE: Final[frozenset[FrontendKind]] = frozenset({"external", "loadbalancer"}
 _TUNNEL: Final = Destination(forward=2)  # IP_VS_CONN_F_TUNNEL
 _NUMBERS: Final = {name.upper(): number for number, name in PROTOCOLS.items()}
 _RULE: Final = MarkRule(MASK)
+_SLOPPY: Final = SysctlKey("net/ipv4/vs/sloppy_tcp")  # IPVS takes in connections whose beginning it did not see
 # Headers of IP and TCP without options, and the packet around them (RFC 9293 3.7.1: MSS is without options).
 _AROUND: Final = 20  # RFC 2003
 _HEADERS: Final[dict[Family, int]] = {4: 20 + 20 + 20, 6: 40 + 20 + 40}
@@ -132,6 +134,9 @@ def direct(binding: Binding, planned: Plan, context: Context) -> dict[Key, Value
     inside = in_cluster(binding, context.mark_of)
     state |= {key: value for key, value in inside.items() if not isinstance(key, DestinationKey)}
     state |= delivered(inside) | marked(binding, context)
+    if binding.value.scheduler == "mh":
+        # Every node chooses the same backend, so a connection may move to another node in its midst (a router's other choice).
+        state[_SLOPPY] = Sysctl("1")
     mtu = context.around.mtu.get(front.family, 1500)
     if binding.protocol == "TCP":
         state |= _clamp(front.family, mtu)
