@@ -185,6 +185,19 @@ def test_a03_a_backend_that_returns_while_it_drains_stays():
     assert later(node, kernel, GRACE - 1) == [], "gone again, it has its whole grace time again"
 
 
+def test_a03_each_time_that_a_backend_goes_it_has_its_whole_grace_time():
+    kernel = Kernel()
+    node = a_node(kernel, service(), endpoints("10.1.0.1", "10.1.0.2"))
+    kernel.open["10.1.0.2"] = 1
+    after(node, endpoints("10.1.0.1"))
+    kernel.time = 20
+    after(node, endpoints("10.1.0.1", "10.1.0.2"))
+    kernel.time = 25
+    assert after(node, endpoints("10.1.0.1")) == [Change(backend("10.1.0.2"), Destination(), HELD)]
+    assert later(node, kernel, GRACE - 1) == []
+    assert later(node, kernel, 1) == [Change(backend("10.1.0.2"), HELD, None)]
+
+
 def test_u001_u002_a_udp_backend_goes_at_once_with_the_flag_and_without():
     kernel = Kernel()
     udp = server(protocol="UDP")
