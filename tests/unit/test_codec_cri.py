@@ -112,6 +112,7 @@ def test_d10_each_sandbox_is_asked_once_however_often_its_pod_is_wanted(runtime:
             assert sandboxes("10.242.0.5") == sandboxes("fd00:242::5") == ["/proc/11/ns/net"]
         assert runtime.asked == ["list", "one", "two"]
         assert sandboxes("10.242.0.7") == []
+        assert runtime.asked[3:] == ["list", "going"], "only one that said nothing is asked again"
         runtime.pods = {"three": (["10.242.0.7"], 13)}
         assert sandboxes("10.242.0.7") == ["/proc/13/ns/net"]
         assert sandboxes("10.242.0.6") == [], "it is not in the list any more"
