@@ -126,18 +126,24 @@ class Cycle:
     # -- holding ------------------------------------------------------------------------------------------------------
 
     async def _observe(self, audit: frozenset[type[Key]]) -> int:
-        drifted = 0
         kinds = (self.ledger.distrusted | audit) & frozenset(self.controller.writes)
-        for target in {id(t): t for t in (self._target_of[kind] for kind in kinds)}.values():
-            of = frozenset(target.kinds) & frozenset(self.controller.writes)
-            wanted = {key: value for key, value in self.ledger.merged.items() if type(key) in of}
-            actual: Mapping[Key, Value] = await self._call(target.observe, wanted)
-            ours = {key: value for key, value in actual.items() if type(key) in of and self._is_mine(key, wanted)}
-            drift = self.ledger.observe(of, ours)
-            for key in drift:
-                self._report.drift(self.controller.name, key)
-            drifted += len(drift)
-        return drifted
+        if not kinds:
+            return 0
+        targets = {id(target): target for target in (self._target_of[kind] for kind in kinds)}
+        of = frozenset(kind for target in targets.values() for kind in target.kinds) & frozenset(self.controller.writes)
+        wanted: dict[type[Key], dict[Key, Value]] = {kind: {} for kind in of}
+        for key, value in self.ledger.merged.items():
+            if type(key) in of:
+                wanted[type(key)][key] = value
+        ours: dict[Key, Value] = {}
+        for target in targets.values():
+            asked = {key: value for kind in target.kinds for key, value in wanted.get(kind, {}).items()}
+            actual: Mapping[Key, Value] = await self._call(target.observe, asked)
+            ours.update((key, value) for key, value in actual.items() if type(key) in of and self._is_mine(key, asked))
+        drift = self.ledger.observe(of, ours)
+        for key in drift:
+            self._report.drift(self.controller.name, key)
+        return len(drift)
 
     def _is_mine(self, key: Key, wanted: Mapping[Key, Value]) -> bool:
         return key in wanted or ownership.owner(key) == self.controller.name

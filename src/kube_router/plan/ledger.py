@@ -11,7 +11,7 @@ writes a log or knows what a key means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from kube_router.model.state import Change, Key, Value
@@ -181,21 +181,14 @@ class Ledger:
         Kinds that were distrusted have no drift: nobody knew what they held.
         """
         of = frozenset(kinds)
-        drifted = [
-            key
-            for key in {k for k in self._held if type(k) in of} | actual.keys()
-            if type(key) not in self._distrusted and self._held.get(key) != actual.get(key)
-        ]
-        known = {k for k in self._held if type(k) in of}
+        known = {key for key in self._held if type(key) in of}
+        seen = known | actual.keys()
+        drifted = [key for key in seen if type(key) not in self._distrusted and self._held.get(key) != actual.get(key)]
         for key in known:
             del self._held[key]
         self._held.update(actual)
         self._distrusted -= of
-        self._remark(lambda key: type(key) in of, known | actual.keys())
+        seen.update(key for key in self._merged if type(key) in of)
+        for key in seen:
+            self._mark(key)
         return drifted
-
-    def _remark(self, concerned: Callable[[Key], bool], held: Iterable[Key]) -> None:
-        for key in [k for k in self._merged if concerned(k)]:
-            self._mark(key)
-        for key in held:
-            self._mark(key)
