@@ -45,6 +45,10 @@ def network(netns: Netns) -> None:
         "link set kube-dummy-if up",
     ):
         ip(command)
+    # A veth is up a while after it was set up, and then the kernel goes over its IPv6 addresses once more; a dummy link is up at once.
+    while any("state UP" not in ip(f"-o link show dev {link}") for link in ("up0", "kube-dummy-if")):
+        time.sleep(0.02)
+    time.sleep(0.05)
 
 
 @pytest.fixture(params=[4, 6])
@@ -255,6 +259,10 @@ def test_b22_flows_that_went_past_ipvs_end_when_an_address_comes_and_only_then(f
     target = AddressTarget(flows=flows)
     wanted = state(family)
     assert target.apply(put(wanted)) == {}
+    assert flows.asked == [], "nothing of UDP is served there, so nothing is looked for"
+    target.apply(taken(wanted))
+    flows.serve(VIP[family], 53, served=True)
+    assert target.apply(put(wanted)) == {}
     assert flows.asked == [Flow(VIP[family], ANY_PORT, VIP[family], ANY_PORT)]
     flows.asked.clear()
     other = state(family, source=OTHER[family])
@@ -281,14 +289,15 @@ def test_d04_one_address_among_five_hundred_costs_its_own_messages(family):
 
 
 def test_b25_a_thousand_addresses_go_in_batches(family):
-    """Each has two messages, and IPv6 one more; what is asked for is asked once for all."""
+    """Each has two messages, and IPv6 one more; what is asked for is asked once for all, but for the last few."""
     wanted: State = {}
     for n in range(1000):
         wanted |= state(family, {4: f"10.233.{n // 250}.{n % 250 + 1}", 6: f"fd00:233::{n + 1:x}"}[family])
     target = AddressTarget()
     assert target.apply(put(wanted)) == {}
     assert target.dumps <= 200, "of IPv6 as often as it takes until the kernel has made its own"
-    assert target.sent - target.dumps == {4: 2000, 6: 3000}[family]
+    written = {4: 2000, 6: 3000}[family]
+    assert written <= target.sent - target.dumps < written + {4: 1, 6: 800}[family]
     assert target.observe({}) == wanted
     assert target.apply(taken(wanted)) == {}
     assert target.observe({}) == {}

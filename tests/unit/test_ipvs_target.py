@@ -191,6 +191,20 @@ def test_b22_flows_that_were_there_before_a_backend_was_and_those_of_a_service_t
     assert flows.asked == [Flow("10.233.0.1", 53)]
 
 
+def test_where_udp_is_served_is_known_from_writing_and_from_looking(kernel):
+    flows = Told()
+    ipvs = target(kernel, flows=flows)
+    ipvs.apply(put(WEB, DNS, VirtualServerKey("10.233.0.1", UDP, 54, family=4)))
+    assert flows.balanced == {"10.233.0.1": {53, 54}}
+    ipvs.apply([Change(DNS, VirtualServer(), None)])
+    assert flows.balanced == {"10.233.0.1": {54}}
+    restarted = Told()
+    target(kernel, adopted=lambda _: True, flows=restarted).observe({})
+    assert restarted.balanced == {"10.233.0.1": {54}}
+    ipvs.apply([Change(VirtualServerKey("10.233.0.1", UDP, 54, family=4), VirtualServer(), None)])
+    assert flows.balanced == {}
+
+
 def test_flows_of_tcp_are_let_be(kernel):
     flows = Told()
     ipvs = target(kernel, flows=flows)

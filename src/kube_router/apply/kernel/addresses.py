@@ -146,10 +146,14 @@ class AddressTarget(NetlinkTarget):
             for change in changes
             if isinstance(change.key, AddressKey) and change.before is None and change.after is not None
         }
-        if self._flows is None or not new:
+        flows = self._flows
+        asked = (
+            [] if flows is None else [Flow(address, ANY_PORT, address, ANY_PORT) for address in new.values() if address in flows.balanced]
+        )
+        if flows is None or not asked:
             return {}
         try:
-            self._flows.end(Flow(address, ANY_PORT, address, ANY_PORT) for address in new.values())
+            flows.end(asked)
         except OSError as fault:
             return dict.fromkeys(new, f"it is there, but UDP flows from before have not ended: {fault}")
         return {}

@@ -21,12 +21,23 @@ _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH})
 
 
 class Flows:
-    """`ended` counts the entries that were deleted."""
+    """`ended` counts the entries that were deleted. `balanced`: the UDP ports that IPVS serves, by their address; flows to other
+    addresses need not be looked for."""
 
     def __init__(self) -> None:
         self.ended = 0
+        self.balanced: dict[str, set[int]] = {}
         self._socket: NetlinkSocket | None = None
         self._lock = threading.Lock()
+
+    def serve(self, address: str, port: int, *, served: bool) -> None:
+        """IPVS serves this UDP port from now on, or it does not any more."""
+        if served:
+            self.balanced.setdefault(address, set()).add(port)
+        elif address in self.balanced:
+            self.balanced[address].discard(port)
+            if not self.balanced[address]:
+                del self.balanced[address]
 
     def end(self, flows: Iterable[Flow]) -> None:
         """Delete all entries of these flows. OSError when the kernel refuses, Busy or Stale as the socket says."""

@@ -108,6 +108,7 @@ class IpvsTarget(NetlinkTarget):
                 destinations = self._destinations(server) if shown is None else shown
                 found[server] = held
                 found.update(destinations)
+                self._serve(server, served=True)
                 if held.scheduler in HASHING:
                     self._hashing.add(server)
                     if not is_ordered(destinations):
@@ -225,8 +226,13 @@ class IpvsTarget(NetlinkTarget):
                 self._removed = time.monotonic()
             elif isinstance(key, VirtualServerKey):
                 (self._made.discard if after is None else self._made.add)(key)
+                self._serve(key, served=after is not None)
                 hashes = after is not None and after.scheduler in HASHING
                 (self._hashing.add if hashes else self._hashing.discard)(key)
+
+    def _serve(self, server: VirtualServerKey, *, served: bool) -> None:
+        if self._flows is not None and server.protocol == UDP:
+            self._flows.serve(server.address, server.port, served=served)
 
     def _end_flows(self, changes: Sequence[Change], rejected: Mapping[Key, str], *, adopted: Iterable[int]) -> dict[Key, str]:
         """UDP flows of destinations and services that went, and those that go past IPVS because they were there first."""
