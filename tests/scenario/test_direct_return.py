@@ -11,7 +11,20 @@ from kube_router.config.options import defaults
 from kube_router.control.draining import Draining
 from kube_router.control.marks import Holder, MarkBook
 from kube_router.control.proxy import ProxyController
-from kube_router.model.objects import Endpoint, EndpointPort, EndpointSlice, Interface, Kind, Name, Node, Service, ServicePort
+from kube_router.desired.proxy.marks import HASH
+from kube_router.model.objects import (
+    Claim,
+    Endpoint,
+    EndpointPort,
+    EndpointSlice,
+    Interface,
+    Kind,
+    Name,
+    Node,
+    Ref,
+    Service,
+    ServicePort,
+)
 from kube_router.model.state import Change, Key
 from kube_router.model.state.direct import DeliveryKey, MarkRule, MarkRuleKey, PodTunnel, PodTunnelKey, PodVip, PodVipKey
 from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
@@ -229,3 +242,16 @@ def test_a_service_that_goes_while_connections_are_open_keeps_all_that_they_run_
     clock = 10.0
     node.settle()
     assert not any(isinstance(key, PodTunnelKey | PodVipKey | MarkRuleKey | DeliveryKey | DestinationKey) for key in held.state)
+
+
+def test_a_book_without_a_free_mark_is_the_services_trouble_alone() -> None:
+    full = {Holder(Claim("203.0.113.1", "UDP", mark), "direct"): mark for mark in range(1, HASH + 1)}
+    node = LabNode(lambda: ProxyController(OPTIONS, kernel=(6, 1), marks=MarkBook(lambda: full)))
+    for value in (NODE1, UPLINK, service("a", 80), service("plain", 82, direct=False, vip="203.0.113.22")):
+        node.feed(value)
+    outcome = node.sync()
+    assert not outcome.failure
+    assert node.report.faults == [Ref(Kind.SERVICE, Name("shop", "a"))]
+    assert AddressKey("kube-dummy-if", "203.0.113.22/32") in node.world.state
+    node.settle()
+    assert any(isinstance(key, MarkRuleKey) for key in node.world.state), "what was found and is nobody's is free by the second pass"

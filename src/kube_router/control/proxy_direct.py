@@ -12,7 +12,7 @@ from typing import Final, TypeGuard
 
 from kube_router.cache.cache import Changes, View
 from kube_router.codec import annotations as said
-from kube_router.control.marks import Holder, MarkBook
+from kube_router.control.marks import Holder, MarkBook, NoMark
 from kube_router.desired.proxy.dsr import Backing
 from kube_router.desired.proxy.endpoints import is_here
 from kube_router.desired.proxy.surroundings import Surroundings
@@ -57,7 +57,7 @@ class DirectReturn:
             try:
                 for holder in sorted(holders):
                     self.marks.mark(holder)
-            except TargetError:
+            except (TargetError, NoMark):
                 return  # what is found then cannot be found now: who asks for a mark hears of it, and asks again
             self.marks.use((_RESERVED, name), holders)
 
