@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from kube_router.apply.kernel.flows import Flows
 from kube_router.apply.kernel.ipvs import IpvsTarget
 from kube_router.model.state import Change, Key, State, Value
-from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
+from kube_router.model.state.ipvs import Destination, DestinationKey, IpvsTimeouts, IpvsTimeoutsKey, VirtualServer, VirtualServerKey
 from kube_router.model.state.netfilter import SetMember
 from kube_router.plan.ownership import adopted_services
 from lab.kernel_netns import Netns
@@ -252,6 +253,53 @@ def test_one_changed_endpoint_among_a_thousand_services_is_two_messages():
     assert ipvs.apply([Change(new, None, Destination()), Change(old, Destination(), None)]) == {}
     assert ipvs.sent - before == 2
     assert ipvs.observe(state).keys() == state.keys() - {old} | {new}
+
+
+def test_timeouts_are_what_is_demanded_and_the_others_stay():
+    ipvs = target()
+    key = IpvsTimeoutsKey()
+    before = ipvs.observe({key: IpvsTimeouts(1, 1, 1)})[key]
+    assert isinstance(before, IpvsTimeouts)
+    wanted = IpvsTimeouts(tcp=601, udp=31)
+    assert ipvs.apply([Change(key, None, wanted)]) == {}
+    assert ipvs.observe({key: wanted}) == {key: wanted}
+    shown = subprocess.run(["ipvsadm", "-L", "--timeout"], text=True, check=True, capture_output=True).stdout
+    assert shown.split()[-3:] == ["601", str(before.tcp_fin), "31"]
+
+
+def test_one_mark_in_both_families_is_two_services_told_apart():
+    state: State = {}
+    for family, backend in ((4, "10.1.0.1"), (6, "fd00:64::1")):
+        marked = VirtualServerKey("", 0, 0, mark=0x20101, family=family)
+        state |= {marked: value(marked, scheduler="mh"), DestinationKey(marked, backend, 80): Destination(forward=2)}
+    ipvs = target()
+    assert ipvs.apply(creation(state)) == {}
+    dumps = ipvs.dumps
+    assert ipvs.observe(state) == state
+    assert ipvs.dumps - dumps == 1, "one question for all, whatever they are known by"
+    counted = ipvs.connections([key for key in state if isinstance(key, VirtualServerKey)])
+    assert counted == {key: 0 for key in state if isinstance(key, DestinationKey)}
+
+
+@pytest.mark.parametrize("scheduler", ["sh", "dh", "mh"])
+def test_b24_the_kernels_list_is_in_order_however_destinations_came(scheduler):
+    Path("/proc/sys/net/ipv4/vs/expire_nodest_conn").write_text("1")
+    key = server("10.233.0.1", 80)
+    ipvs = target()
+    ipvs.apply([Change(key, None, value(key, scheduler=scheduler))])
+    for last in (3, 1, 4, 2):
+        assert ipvs.apply([Change(DestinationKey(key, f"10.1.0.{last}", 80), None, Destination())]) == {}
+    lines = Path("/proc/thread-self/net/ip_vs").read_text().splitlines()  # unlike ipvsadm, it does not sort them
+    assert [line.split()[1] for line in lines if "Masq" in line] == [f"0A01000{last}:0050" for last in (4, 3, 2, 1)]
+    assert ipvs.observe({})[key] == value(key, scheduler=scheduler)
+    subprocess.run(["ipvsadm", "-d", "-t", "10.233.0.1:80", "-r", "10.1.0.2:80"], check=True)
+    subprocess.run(["ipvsadm", "-a", "-t", "10.233.0.1:80", "-r", "10.1.0.2:80", "-m", "-w", "0"], check=True)
+    found = ipvs.observe({})[key]
+    assert found == value(key, scheduler=scheduler, ordered=False)
+    assert ipvs.apply([Change(key, found, value(key, scheduler=scheduler))]) == {}
+    assert ipvs.observe({})[key] == value(key, scheduler=scheduler)
+    assert ipvs.observe({})[DestinationKey(key, "10.1.0.2", 80)] == Destination(weight=0)
+    assert Path("/proc/sys/net/ipv4/vs/expire_nodest_conn").read_text().strip() == "1"
 
 
 def test_without_the_module_it_says_what_is_missing():

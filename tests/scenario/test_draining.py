@@ -391,7 +391,7 @@ def test_a_backend_by_mark_that_goes_alone_keeps_what_its_pod_needs():
 
 @pytest.mark.parametrize(
     ("scheduler", "flags", "drained"),
-    [("rr", 0, True), ("lc", 0, True), ("mh", 0, True), ("sh", 0, False), ("sh", 8, True), ("dh", 8, False)],
+    [("rr", 0, True), ("lc", 0, True), ("mh", 0, False), ("mh", 8, True), ("sh", 0, False), ("sh", 8, True), ("dh", 8, False)],
 )
 def test_schedulers_that_go_on_choosing_a_backend_of_weight_0_are_not_drained(scheduler, flags, drained):
     keeper = Draining(GRACE, connections=lambda of: {}, ends=lambda *_: False, now=lambda: 0.0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from kube_router.config.options import defaults
+from kube_router.config.options import Options, defaults
 from kube_router.desired import NOTHING, Desired
 from kube_router.desired.external_ips import ranges
 from kube_router.desired.proxy.context import Context
@@ -62,10 +63,16 @@ def ending(address: str, node: str = "node2", *, serving: bool = True) -> Endpoi
     return Endpoint((address,), ready=False, serving=serving, terminating=True, node_name=node)
 
 
-def want(service: Service, *slices: EndpointSlice, around: Surroundings = AROUND, rivals: tuple[Service, ...] = ()) -> Desired:
+def want(
+    service: Service,
+    *slices: EndpointSlice,
+    around: Surroundings = AROUND,
+    rivals: tuple[Service, ...] = (),
+    options: Options = OPTIONS,
+) -> Desired:
     everyone = (service, *rivals)
     context = Context(
-        around, OPTIONS, ranges(OPTIONS), rivals=lambda claim: [s for s in everyone if claim in s.claims()], obstacle=lambda _address: ""
+        around, options, ranges(options), rivals=lambda claim: [s for s in everyone if claim in s.claims()], obstacle=lambda _address: ""
     )
     return virtual_servers(service, slices, context)
 
@@ -230,6 +237,12 @@ def test_schedulers_and_their_flags(annotations, affinity, value, told):
     desired = want(service(annotations=annotations, affinity_timeout=affinity))
     assert desired.state[VirtualServerKey("10.233.0.3", 17, 53, family=4)] == value
     assert [note.reason for note in desired.notes] == told
+
+
+@pytest.mark.parametrize(("scheduler", "flags"), [("rr", 0), ("lc", 0), ("dh", 0), ("sh", 0x8), ("mh", 0x8)])
+def test_schedulers_that_can_fall_back_do_where_backends_drain(scheduler, flags):
+    desired = want(service(annotations={SCHEDULER: scheduler}), options=replace(OPTIONS, ipvs_graceful_termination=True))
+    assert desired.state[VirtualServerKey("10.233.0.3", 17, 53, family=4)] == VirtualServer(scheduler, flags)
 
 
 def test_what_was_refused_of_the_proxys_annotations_is_told():

@@ -9,8 +9,8 @@ alike after a restart: what an earlier run was draining is held and wanted by no
 
 Past the grace time a backend stays for as long as its slice says that its pod is ending: the pod has its own grace period, and the
 slice forgets it when it is gone. Only connections are counted, never packets, so UDP is not drained: a sender that does not pause
-would keep a dead backend for ever. Neither are backends of the schedulers sh (without its fallback flag) and dh, which go on
-choosing one of weight 0 and then refuse.
+would keep a dead backend for ever. Neither are backends of schedulers that go on choosing one of weight 0 and then refuse: dh, and
+sh and mh without the flag by which they fall back on another one (desired/proxy/service.py sets it).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kube_router.model import names
 from kube_router.model.objects import Claim
 from kube_router.model.state import Key, State
 from kube_router.model.state.direct import DeliveryKey, MarkRuleKey, PodPortKey, PodTunnelKey, PodVipKey
-from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
+from kube_router.model.state.ipvs import FALLBACK, FALLING_BACK, HASHING, Destination, DestinationKey, VirtualServer, VirtualServerKey
 from kube_router.model.state.links import AddressKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, Member, SetKey, SetMember
 from kube_router.plan.ledger import Ledger
@@ -41,8 +41,6 @@ _LAST: Final = ("\U0010ffff",)  # behind every Service, whose priority begins wi
 _DRAINED: Final = frozenset({"TCP", "SCTP"})
 _MARKS: Final = (names.SERVICE_MARKS, names.CLUSTER_MARKS)
 _NUMBERS: Final = {name.upper(): number for number, name in names.PROTOCOLS.items()}
-_STICKY: Final = frozenset({"sh", "dh"})
-_SH_FALLBACK: Final = 0x8  # IP_VS_SVC_F_SCHED_SH_FALLBACK: takes the next one where the chosen one has weight 0
 
 # Connections of destinations, of those servers that are asked about; what is not in it is not known.
 Connections = Callable[[Collection[VirtualServerKey]], Mapping[DestinationKey, int]]
@@ -143,7 +141,7 @@ class Draining:
         value = ledger.held.get(server)
         if claim is None or claim.protocol not in _DRAINED or not isinstance(value, VirtualServer):
             return False
-        if value.scheduler in _STICKY and not (value.scheduler == "sh" and value.flags & _SH_FALLBACK):
+        if value.scheduler in HASHING and not (value.scheduler in FALLING_BACK and value.flags & FALLBACK):
             return False
         self._claims[server] = claim
         return True

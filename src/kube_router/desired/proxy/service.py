@@ -23,7 +23,7 @@ from kube_router.kit.net import FAMILIES, Family, host_prefix
 from kube_router.model import names
 from kube_router.model.objects import Claim, EndpointSlice, Kind, Ref, Service
 from kube_router.model.state import Key, Value
-from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer
+from kube_router.model.state.ipvs import FALLBACK, FALLING_BACK, Destination, DestinationKey, VirtualServer
 from kube_router.model.state.links import Address, AddressKey
 from kube_router.model.state.netfilter import Member, SetMember
 
@@ -81,6 +81,8 @@ def backing(service: Service, address: str, slices: Sequence[EndpointSlice], con
 def bindings(service: Service, slices: Sequence[EndpointSlice], context: Context, notes: list[Note]) -> Iterator[tuple[Binding, Choice]]:
     """Ports of a Service at its addresses here, as far as it has them; what it has not is said in `notes`."""
     scheduler, flags = _scheduling(service)
+    if context.options.ipvs_graceful_termination and scheduler in FALLING_BACK:
+        flags |= FALLBACK  # otherwise clients of a backend that drains are refused
     groups = backends(slices)
     fronts = frontends(service, context, notes)
     for port in service.ports:

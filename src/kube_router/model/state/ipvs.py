@@ -8,6 +8,9 @@ from kube_router.model.state import Key, Value
 
 # Schedulers that choose by place in the list of destinations: nodes agree on a client's backend only if they agree on the order.
 HASHING: Final = frozenset({"sh", "dh", "mh"})
+# Of these, those that by a flag (IP_VS_SVC_F_SCHED_SH_FALLBACK, ..._MH_FALLBACK) take another one where the chosen one has weight 0.
+FALLING_BACK: Final = frozenset({"sh", "mh"})
+FALLBACK: Final = 0x8
 
 
 class VirtualServerKey(Key, frozen=True):
