@@ -296,6 +296,9 @@ def test_b14_who_shares_a_direct_address_is_served_on_other_ports_without_a_link
     assert VirtualServerKey(VIP[family], 6, 81, family=family) in state, "IPVS knows it by its address"
     assert state[SetMember(f"{PREFIX[family]}kube-router-service-marks", f"{VIP[family]},tcp:81")] == Member(mark=number)
     assert MarkRuleKey(family, number) in state
+    unmark = ChainKey(family, "mangle", "KUBE-ROUTER-UNMARK")
+    assert state[unmark].rules[0].endswith("-j MARK --set-xmark 0x0/0xffffffff"), "or what IPVS sends on would be delivered here again"
+    assert unmark not in want(direct, others=(plain,)).state
     assert not any(isinstance(key, AddressKey) and key.prefix.startswith(VIP[family]) for key in state)
     assert any(isinstance(key, AddressKey) and key.prefix.startswith(VIP[family]) for key in want(plain).state), "alone it has it"
 

@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from kube_router.codec import annotations as said
-from kube_router.codec.rules import TCP_SYN, comment, longer_than, match_set, matching, must_not_be_cut, rule, set_mark, set_mss
+from kube_router.codec.rules import TCP_SYN, comment, ipvs, longer_than, match_set, matching, must_not_be_cut, rule, set_mark, set_mss
 from kube_router.codec.sets import port_entry
 from kube_router.desired import Note
 from kube_router.desired.proxy.context import Context
@@ -33,7 +33,7 @@ from kube_router.desired.proxy.frontends import Binding, FrontendKind
 from kube_router.desired.proxy.marked import CLUSTER_RANK, in_cluster, marks_everywhere
 from kube_router.desired.proxy.marks import MASK, TOO_BIG
 from kube_router.kit.net import Family, family_of
-from kube_router.model.names import BRIDGE, CLAMP_CHAIN, PROTOCOLS, SERVICE_MARKS, TOO_BIG_CHAIN, TOO_BIG_TABLE, set_name
+from kube_router.model.names import BRIDGE, CLAMP_CHAIN, PROTOCOLS, SERVICE_MARKS, TOO_BIG_CHAIN, TOO_BIG_TABLE, UNMARK_CHAIN, set_name
 from kube_router.model.objects import EndpointSlice, Kind, Ref, Service
 from kube_router.model.state import Key, Value
 from kube_router.model.state.direct import (
@@ -145,6 +145,11 @@ def direct(binding: Binding, planned: Plan, context: Context) -> dict[Key, Value
     return state
 
 
+def shared(binding: Binding, context: Context) -> dict[Key, Value]:
+    """What one port comes to that is served as always, at an address that stands on no link because another is answered directly."""
+    return marked(binding, context) | _unmarked(binding.frontend.family)
+
+
 def marked(binding: Binding, context: Context) -> dict[Key, Value]:
     """Packets to an address that stands on no link are delivered here by their mark."""
     front = binding.frontend
@@ -226,4 +231,15 @@ def _too_big(mtu: int) -> dict[Key, Value]:
         JumpKey(4, "mangle", "PREROUTING", TOO_BIG_CHAIN): Jump(match, first=False, rank=CLUSTER_RANK + 10),
         MarkRuleKey(4, TOO_BIG): MarkRule(MASK, table=TOO_BIG_TABLE),
         DeliveryKey(4, TOO_BIG_TABLE): Delivery(mtu=room),
+    }
+
+
+@lru_cache(maxsize=2)
+def _unmarked(family: Family) -> dict[Key, Value]:
+    """A packet that IPVS sends on to a backend's own address has served its mark: the kernel looks for its way once more (for its
+    destination is another now), and with the mark it would find that it is to be delivered here."""
+    match = ipvs(direction="ORIGINAL", method="MASQ")
+    return {
+        ChainKey(family, "mangle", UNMARK_CHAIN): Chain((rule(set_mark(0), comment("IPVS has sent it on: its way is its backend's")),)),
+        JumpKey(family, "mangle", "OUTPUT", UNMARK_CHAIN): Jump(match, first=False, rank=CLUSTER_RANK + 10),
     }

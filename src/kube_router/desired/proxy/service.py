@@ -125,7 +125,8 @@ def _bind(state: dict[Key, Value], binding: Binding, planned: dsr.Plan | None, c
         state[SetMember(_OWN_SETS[front.family], front.address)] = _MEMBER
         return
     if front.kind in dsr.OUTSIDE and context.is_direct(front.address):
-        state |= dsr.marked(binding, context)
+        if not dsr.applies(binding, planned, context):
+            state |= dsr.shared(binding, context)
     else:
         state[AddressKey(names.DUMMY, host_prefix(front.address))] = _address(context.around.sources[front.family])
 
