@@ -8,33 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from bench.frame import tool
 from bench.quiet import Quiet
-from kube_router.apply.kernel.addresses import AddressTarget
-from kube_router.apply.kernel.commands import Commands
-from kube_router.apply.kernel.flows import Flows
-from kube_router.apply.kernel.ipset import SetTarget
-from kube_router.apply.kernel.iptables import IptablesTarget
-from kube_router.apply.kernel.iptables_tools import installed
-from kube_router.apply.kernel.ipvs import IpvsTarget
-from kube_router.apply.kernel.links import LinkTarget
-from kube_router.apply.kernel.sysctls import SysctlTarget
-from kube_router.apply.listeners.health_ports import HealthPortTarget
+from kube_router.app.targets import Targets
+from kube_router.apply.kernel.netlink_socket import NetlinkTarget
 from kube_router.cache.cache import Cache
 from kube_router.config.options import defaults
-from kube_router.control.controller import Target
 from kube_router.control.cycle import Cycle
 from kube_router.control.draining import Draining, ending
+from kube_router.control.marks import MarkBook
 from kube_router.control.proxy import ProxyController
 from kube_router.model.names import DUMMY
 from kube_router.model.objects import Endpoint, EndpointPort, EndpointSlice, Interface, Kind, Name, Node, Service, ServicePort
-from kube_router.model.state.ipvs import VirtualServerKey
-from kube_router.model.state.netfilter import SetMember
-from kube_router.plan.ownership import adopted_services
 
 HERE: Final = "node0"
 NODE_ADDRESS: Final = "192.168.50.50"
@@ -92,17 +81,19 @@ class ProxyNode:
 
     def __init__(self, *, draining: bool = False) -> None:
         self.cache = Cache()
-        commands = Commands()
-        self.sets, self.rules = SetTarget(commands), IptablesTarget(installed(commands)["nft"], commands)
-        self.ipvs, self.addresses = IpvsTarget(adopted=self._adopted, flows=Flows()), AddressTarget(flows=Flows())
-        self.commands = commands
-        self.options = defaults(node_name=HERE, ipvs_graceful_termination=draining)
-        controller = ProxyController(self.options, kernel=(6, 1))
-        health_ports = HealthPortTarget(lambda: True)
-        targets: tuple[Target, ...] = (LinkTarget(), SysctlTarget(), self.sets, self.rules, self.ipvs, self.addresses, health_ports)
-        feed = self.cache.feed(controller.reads)
-        keeper = Draining(0.0, connections=self.ipvs.connections, ends=ending(self.cache.view)) if draining else None
-        self.cycle = Cycle(controller, feed=feed, view=self.cache.view, targets=targets, report=Quiet(), keeper=keeper)
+        self.options = defaults(node_name=HERE, ipvs_graceful_termination=draining, iptables_backend="nft")
+        self._targets = Targets(self.options, self.cache.view)
+        self.commands = self._targets.commands
+        controller = ProxyController(self.options, kernel=(6, 1), marks=MarkBook(self._targets.found_marks))
+        keeper = Draining(0.0, connections=self._targets.connections, ends=ending(self.cache.view)) if draining else None
+        self.cycle = Cycle(
+            controller,
+            feed=self.cache.feed(controller.reads),
+            view=self.cache.view,
+            targets=self._targets.of(controller.writes),
+            report=Quiet(),
+            keeper=keeper,
+        )
         self._loop = asyncio.new_event_loop()
 
     def list_all(self, services: int) -> None:
@@ -122,17 +113,20 @@ class ProxyNode:
 
     def messages(self) -> int:
         """Netlink messages sent so far to IPVS and for addresses."""
-        return self.ipvs.sent + self.addresses.sent
+        return sum(target.sent for target in self._netlink())
 
     def close(self) -> None:
         """Let go of its sockets and its loop."""
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
-        self.ipvs.close()
-        self.addresses.close()
+        for target in self._netlink():
+            target.close()
 
-    def _adopted(self) -> Callable[[VirtualServerKey], bool]:
-        return adopted_services(key for key in self.sets.observe({}) if isinstance(key, SetMember))
+    def _netlink(self) -> Iterator[NetlinkTarget]:
+        for later in (self._targets.ipvs, self._targets.addresses):
+            opened: object = later.opened
+            if isinstance(opened, NetlinkTarget):
+                yield opened
 
 
 def clear() -> None:
