@@ -105,6 +105,13 @@ def test_a_namespaces_label_touches_the_pods_for_whom_it_decides():
     assert node.lose(Kind.NAMESPACE, Name("", "y")).pods == {Name("y", "b-1")}
 
 
+def test_a_namespaces_label_touches_those_who_share_an_address_with_a_pod_for_whom_it_decides():
+    by_team = policy(label(app="web"), name="web", ingress=(rule(in_ns(EVERY, label(app="b"))),))
+    twins = pod("b-1", "10.0.0.3", ns="y"), pod("b-1", "10.0.0.3", ns="z")
+    node = Indexed(by_team, Namespace(Name("", "y"), {}), Namespace(Name("", "z"), {}), pod("web-1", "10.0.0.1"), *twins)
+    assert node.lose(Kind.NAMESPACE, Name("", "y")).pods == {Name("y", "b-1"), Name("z", "b-1")}
+
+
 def test_of_a_namespace_that_is_not_known_nothing_is_a_peer_by_namespace():
     everyone = policy(label(app="web"), name="web", ingress=(rule(in_ns(EVERY)),))
     node = Indexed(everyone, pod("web-1", "10.0.0.1"))

@@ -316,7 +316,10 @@ class PolicyIndex:
         else:
             self._labels[name] = after
         turned = [index[key] for index in self._active.values() for key in index.reaching(name, before) ^ index.reaching(name, after)]
-        _touch_pods(name, turned, view, touched)
+        picked = Touched()
+        _touch_pods(name, turned, view, picked)
+        # Who shares an address with one of them is a peer only together with it, wherever it lives.
+        touched.pods |= {other.name for pod in picked.pods for address in view.pods[pod].ips for other in view.pods.each("ip", address)}
 
 
 def _touch_pods(namespace: str, selections: list[Selection], view: View, touched: Touched) -> None:
