@@ -18,7 +18,7 @@ from kube_router.model.state.direct import Delivery, DeliveryKey, MarkRule, Mark
 from kube_router.model.state.netfilter import SetKey, SetMember
 from kube_router.plan.order import ordered
 from lab.kernel_netns import Netns
-from tests.unit.test_proxy_dsr import want, web
+from tests.unit.test_proxy_dsr import behind, want, web
 
 pytestmark = pytest.mark.needs("root", "netns")
 
@@ -117,19 +117,9 @@ def test_a_route_of_table_79_follows_the_mtu(netns: Netns) -> None:
 
 @pytest.mark.needs("veth", "ipset", "xt_set", "iptables_nft")
 def test_u074_who_sends_a_datagram_without_room_for_a_packet_around_it_hears_of_it(netns: Netns, namespaces: Callable[[], Netns]) -> None:
-    client = namespaces()
-    netns.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", client.path])
-    for inside, address in ((netns, "10.0.0.1/24"), (client, "10.0.0.9/24")):
-        inside.run(f"ip address add {address} dev eth0")
-        inside.run("ip link set eth0 up")
-    netns.run("sysctl -q -w net.ipv4.ip_forward=1")
-    client.run("ip route add 203.0.113.80 via 10.0.0.1")
-    state = want(web(4, protocol="UDP")).state
-    commands = Commands()
-    for target in (SetTarget(commands), DeliveryTarget(), IptablesTarget(installed(commands)["nft"])):
-        mine = [Change(key, None, value) for key, value in state.items() if type(key) in target.kinds and _is_needed(key, state)]
-        assert target.apply(ordered(mine)) == {}
-        assert target.observe(state).items() >= {change.key: change.after for change in mine}.items(), "it is read as it was written"
+    client = _beside(netns, namespaces)
+    state = want(web(4, protocol="UDP"), behind(("10.242.1.7", "node2"), protocol="UDP")).state
+    _apply(state)
     with client.entered(), socket.socket(type=socket.SOCK_DGRAM) as asking:
         asking.connect(("203.0.113.80", 80))
         asking.setsockopt(socket.IPPROTO_IP, _MTU_DISCOVER, _DO)
@@ -148,6 +138,45 @@ def test_u074_who_sends_a_datagram_without_room_for_a_packet_around_it_hears_of_
         asking.sendto(bytes(1481 - 28), ("203.0.113.80", 81))
         time.sleep(0.2)
     assert _count(netns, "KUBE-ROUTER-TOO-BIG") == 1, "what may be cut is delivered"
+
+
+@pytest.mark.needs("veth", "ipset", "xt_set", "iptables_nft")
+@pytest.mark.parametrize(("protocol", "kind"), [("TCP", socket.SOCK_STREAM), ("UDP", socket.SOCK_DGRAM)])
+def test_b11_an_address_that_no_link_has_refuses_where_nobody_answers(
+    netns: Netns, namespaces: Callable[[], Netns], protocol: str, kind: socket.SocketKind
+) -> None:
+    client = _beside(netns, namespaces)
+    _apply(want(web(4, protocol=protocol)).state)
+    with client.entered(), socket.socket(type=kind) as asking:
+        asking.settimeout(3)
+        with pytest.raises(ConnectionRefusedError):
+            asking.connect(("203.0.113.80", 80)) if kind is socket.SOCK_STREAM else _ask(asking)
+
+
+def _ask(asking: socket.socket) -> None:
+    asking.connect(("203.0.113.80", 80))
+    asking.send(b"hello")
+    asking.recv(16)
+
+
+def _beside(netns: Netns, namespaces: Callable[[], Netns]) -> Netns:
+    """A client that sends packets to the address through this node."""
+    client = namespaces()
+    netns.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", client.path])
+    for inside, address in ((netns, "10.0.0.1/24"), (client, "10.0.0.9/24")):
+        inside.run(f"ip address add {address} dev eth0")
+        inside.run("ip link set eth0 up")
+    netns.run("sysctl -q -w net.ipv4.ip_forward=1")
+    client.run("ip route add 203.0.113.80 via 10.0.0.1")
+    return client
+
+
+def _apply(state: Mapping[Key, Value]) -> None:
+    commands = Commands()
+    for target in (SetTarget(commands), DeliveryTarget(), IptablesTarget(installed(commands)["nft"])):
+        mine = [Change(key, None, value) for key, value in state.items() if type(key) in target.kinds and _is_needed(key, state)]
+        assert target.apply(ordered(mine)) == {}
+        assert target.observe(state).items() >= {change.key: change.after for change in mine}.items(), "it is read as it was written"
 
 
 def _is_needed(key: Key, state: Mapping[Key, Value]) -> bool:

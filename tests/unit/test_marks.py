@@ -158,6 +158,7 @@ def test_marks_are_found_in_our_sets_and_in_the_originals_rules() -> None:
         SetMember("inet6:kube-router-cluster-marks", "2001:db8::1,udp:53"): Member(mark=0x20009),
         SetMember("kube-router-ipvs-services", "203.0.113.1,tcp:80"): Member(),
         SetMember("kube-router-service-marks", "203.0.113.2,tcp:80"): Member(mark=-1),
+        SetMember("kube-router-service-marks", "203.0.113.3,tcp:80"): Member(mark=0x10000),  # whose Service has no backend
     }
     rules: dict[Key, Value] = {
         LeftoverKey(4, "mangle", "PREROUTING", RULE.format("1.1.1.1/32", "0xce2"), PROXY): Leftover(),

@@ -160,18 +160,37 @@ def test_b05_without_an_endpoint_the_address_refuses_and_nothing_flaps(family: i
     first, again = want(web(family)), want(web(family))
     assert first == again
     server = VirtualServerKey("", 0, 0, mark(VIP[family]), family)
-    assert server in first.state
+    assert (server in first.state) is (family == 6)
     assert destinations(first.state, server) == {}
-    assert SetMember(f"{PREFIX[family]}kube-router-service-marks", f"{VIP[family]},tcp:80") in first.state
+    member = first.state[SetMember(f"{PREFIX[family]}kube-router-service-marks", f"{VIP[family]},tcp:80")]
+    assert member.mark == (0x10000 if family == 4 else server.mark), "IPVS refuses IPv6 clients by itself"
+
+
+@pytest.mark.parametrize(
+    ("policy", "endpoints", "refuses"),
+    [
+        ("Cluster", [], True),
+        ("Cluster", [(THERE[4], "node2")], False),
+        ("Local", [(THERE[4], "node2")], True),
+        ("Local", [(HERE[4], "node1")], False),
+    ],
+)
+def test_b11_clients_are_refused_once_no_backend_is_left_not_even_one_that_ends(
+    policy: str, endpoints: list[tuple[str, str]], refuses: bool
+) -> None:
+    state = want(web(4, external_policy=policy), behind(*endpoints, ready=False)).state
+    member = state[SetMember("kube-router-service-marks", f"{VIP[4]},tcp:80")]
+    assert (member.mark == 0x10000) is refuses
 
 
 @FAMILIES
 def test_b06_scheduler_flags_and_affinity_are_right_from_the_first(family: int) -> None:
     annotations = {"kube-router.io/service.scheduler": "mh", "kube-router.io/service.schedflags": "flag-1,flag-2"}
-    state = want(web(family, annotations=annotations, affinity_timeout=600)).state
+    slices = behind((THERE[family], "node2"))
+    state = want(web(family, annotations=annotations, affinity_timeout=600), slices).state
     server = VirtualServerKey("", 0, 0, mark(VIP[family]), family)
     assert state[server] == VirtualServer("mh", 0x1 | 0x8 | 0x10, 600, {4: 32, 6: 128}[family])
-    assert want(web(family, affinity_timeout=60)).state[server].timeout == 60
+    assert want(web(family, affinity_timeout=60), slices).state[server].timeout == 60
 
 
 @pytest.mark.parametrize(("scheduler", "sloppy"), [("mh", True), ("rr", False)])
@@ -307,6 +326,7 @@ def test_b14_who_shares_a_direct_address_is_served_on_other_ports_without_a_link
 def test_policy_local_has_clients_outside_sent_to_this_nodes_pods_and_those_inside_to_all(family: int) -> None:
     service = web(family, external_policy="Local", type="LoadBalancer", ingress=(Ingress(VIP[family]),))
     slices = behind((HERE[family], "node1"), (THERE[family], "node2"))
+    assert want(service, slices).state[SetMember(f"{PREFIX[family]}kube-router-service-marks", f"{VIP[family]},tcp:80")].mark < 0x10000
     state = want(service, slices).state
     outside = VirtualServerKey("", 0, 0, mark(VIP[family]), family)
     inside = VirtualServerKey("", 0, 0, mark(VIP[family], inside=True), family)

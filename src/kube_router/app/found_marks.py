@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from kube_router.control.marks import Holder
-from kube_router.desired.proxy.marks import MarkKind
+from kube_router.desired.proxy.marks import UNDELIVERABLE, MarkKind
 from kube_router.kit.net import FAMILIES
 from kube_router.model.names import CLUSTER_MARKS, SERVICE_MARKS, set_name
 from kube_router.model.objects import Claim
@@ -27,7 +27,13 @@ def found_marks(sets: Mapping[Key, Value], rules: Mapping[Key, Value]) -> Mappin
 
 def _in_sets(state: Mapping[Key, Value]) -> Iterator[tuple[Holder, int]]:
     for key, value in state.items():
-        if isinstance(key, SetMember) and isinstance(value, Member) and value.mark > 0 and key.set in _KINDS:
+        if (
+            isinstance(key, SetMember)
+            and isinstance(value, Member)
+            and value.mark > 0
+            and value.mark != UNDELIVERABLE
+            and key.set in _KINDS
+        ):
             address, _, place = key.entry.partition(",")
             protocol, _, port = place.partition(":")
             yield Holder(Claim(address, protocol.upper(), int(port)), _KINDS[key.set]), value.mark

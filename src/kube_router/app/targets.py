@@ -30,7 +30,7 @@ from kube_router.control.controller import Target
 from kube_router.control.marks import Holder
 from kube_router.model.objects import Name
 from kube_router.model.state import Key
-from kube_router.model.state.direct import PodPortKey, PodTunnelKey, PodVipKey
+from kube_router.model.state.direct import MarkRuleKey, PodPortKey, PodTunnelKey, PodVipKey
 from kube_router.model.state.ipvs import DestinationKey, IpvsTimeoutsKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, LeftoverKey, SetMember
@@ -112,6 +112,10 @@ class Targets:
         ipvs = self.ipvs.opened
         return ipvs.connections(servers) if isinstance(ipvs, IpvsTarget) else {}
 
+    def _marks(self) -> set[int]:
+        """Marks that stand in sets and rules of any kind."""
+        return {*self.found_marks().values(), *(key.mark for key in self.delivery.observe({}) if isinstance(key, MarkRuleKey))}
+
     def found_marks(self) -> Mapping[Holder, int]:
         """Marks that an earlier run of ours, or the original, left in sets and rules. Raises as a target does."""
         return found_marks(self.sets.observe({}), self.rules.observe({}))
@@ -156,7 +160,7 @@ class Targets:
         return IpvsTarget(adopted=self._adopted, flows=self.flows)
 
     def _adopted(self) -> Callable[[VirtualServerKey], bool]:
-        left = adopted_services((key for key in self.sets.observe({}) if isinstance(key, SetMember)), self.found_marks().values())
+        left = adopted_services((key for key in self.sets.observe({}) if isinstance(key, SetMember)), self._marks())
         return outside(self._options.excluded_cidrs, left)
 
     def _pods(self) -> Target:

@@ -54,6 +54,7 @@ EGRESS_CHAIN: Final = "KUBE-ROUTER-EGRESS"  # nat: masquerade of pods that talk 
 SERVICES_CHAIN: Final = "KUBE-ROUTER-SERVICES"  # filter: what INPUT lets through to VIPs
 MASQUERADE_CHAIN: Final = "KUBE-ROUTER-MASQ"  # nat: source of traffic that IPVS sends through this node
 TOO_BIG_CHAIN: Final = "KUBE-ROUTER-TOO-BIG"  # mangle: datagrams that must not be cut, and would have to be
+REFUSED_CHAIN: Final = "KUBE-ROUTER-REFUSED"  # filter: packets to an address without backends that no link of this node has
 UNMARK_CHAIN: Final = "KUBE-ROUTER-UNMARK"  # mangle: packets that IPVS sends on to a backend by its address
 CLAMP_CHAIN: Final = "KUBE-ROUTER-MSS"  # mangle: segment size of connections that are answered directly
 HAIRPIN_CHAIN: Final = "KUBE-ROUTER-HAIRPIN"

@@ -97,6 +97,7 @@ CHAINS: Final = {
     names.HAIRPIN_CHAIN: PROXY,
     names.CLAMP_CHAIN: PROXY,
     names.TOO_BIG_CHAIN: PROXY,
+    names.REFUSED_CHAIN: PROXY,
     names.UNMARK_CHAIN: PROXY,
     names.SELF_CHAIN: PROXY,
     names.MARKS_CHAIN: PROXY,

@@ -24,16 +24,39 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from kube_router.codec import annotations as said
-from kube_router.codec.rules import TCP_SYN, comment, ipvs, longer_than, match_set, matching, must_not_be_cut, rule, set_mark, set_mss
+from kube_router.codec.rules import (
+    TCP_SYN,
+    comment,
+    ipvs,
+    longer_than,
+    match_mark,
+    match_set,
+    matching,
+    must_not_be_cut,
+    reject,
+    rule,
+    set_mark,
+    set_mss,
+)
 from kube_router.codec.sets import port_entry
 from kube_router.desired import Note
 from kube_router.desired.proxy.context import Context
 from kube_router.desired.proxy.endpoints import is_here
 from kube_router.desired.proxy.frontends import Binding, FrontendKind
 from kube_router.desired.proxy.marked import CLUSTER_RANK, in_cluster, marks_everywhere
-from kube_router.desired.proxy.marks import MASK, TOO_BIG
+from kube_router.desired.proxy.marks import MASK, UNDELIVERABLE
 from kube_router.kit.net import Family, family_of
-from kube_router.model.names import BRIDGE, CLAMP_CHAIN, PROTOCOLS, SERVICE_MARKS, TOO_BIG_CHAIN, TOO_BIG_TABLE, UNMARK_CHAIN, set_name
+from kube_router.model.names import (
+    BRIDGE,
+    CLAMP_CHAIN,
+    PROTOCOLS,
+    REFUSED_CHAIN,
+    SERVICE_MARKS,
+    TOO_BIG_CHAIN,
+    TOO_BIG_TABLE,
+    UNMARK_CHAIN,
+    set_name,
+)
 from kube_router.model.objects import EndpointSlice, Kind, Ref, Service
 from kube_router.model.state import Key, Value
 from kube_router.model.state.direct import (
@@ -71,13 +94,22 @@ class Backing(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a Service that asks for it is answered directly here. `pods`: addresses of its endpoints on this node.
+    """How a Service that asks for it is answered directly here. `pods`: addresses of its endpoints on this node; `anywhere`: families
+    in which it has endpoints at all, whether they serve, end or begin.
 
     `refused`: families in which it cannot be, each with the endpoint that is in the way.
     """
 
     pods: frozenset[str]
     refused: Mapping[Family, str]
+    anywhere: frozenset[Family] = frozenset()
+
+    def is_over(self, binding: Binding) -> bool:
+        """Whether no connection can be open either: there is no backend, nor one that ends, where the policy looks for them."""
+        family = binding.frontend.family
+        if binding.frontend.policy == "Cluster":
+            return family not in self.anywhere
+        return not any(family_of(pod) == family for pod in self.pods)
 
 
 def plan(service: Service, slices: Iterable[EndpointSlice], context: Context) -> Plan | None:
@@ -86,15 +118,17 @@ def plan(service: Service, slices: Iterable[EndpointSlice], context: Context) ->
         return None
     pods: set[str] = set()
     refused: dict[Family, str] = {}
+    anywhere: set[Family] = set()
     for piece in slices:
         for endpoint in piece.endpoints:
             for address in endpoint.addresses:
+                anywhere.add(family_of(address))
                 if context.is_node(address):
                     family = family_of(address)
                     refused[family] = min(address, refused.get(family, address))
                 elif is_here(endpoint, context.around):
                     pods.add(address)
-    return Plan(frozenset(pods), refused)
+    return Plan(frozenset(pods), refused, frozenset(anywhere))
 
 
 def applies(binding: Binding, planned: Plan | None, context: Context) -> bool:
@@ -134,6 +168,14 @@ def direct(binding: Binding, planned: Plan, context: Context) -> dict[Key, Value
     inside = in_cluster(binding, context.mark_of)
     state |= {key: value for key, value in inside.items() if not isinstance(key, DestinationKey)}
     state |= delivered(inside) | marked(binding, context)
+    if front.family == 4:
+        state |= _refused()
+        if planned.is_over(binding):
+            # IPVS would refuse from the address that was asked, which this node does not have, so nobody would hear of it.
+            mark = context.mark_of(binding.claim, "direct")
+            for key in (VirtualServerKey("", 0, 0, mark, 4), MarkRuleKey(4, mark)):
+                del state[key]
+            state[_marking(binding)] = Member(mark=UNDELIVERABLE)
     if binding.value.scheduler == "mh":
         # Every node chooses the same backend, so a connection may move to another node in its midst (a router's other choice).
         state[_SLOPPY] = Sysctl("1")
@@ -142,6 +184,8 @@ def direct(binding: Binding, planned: Plan, context: Context) -> dict[Key, Value
         state |= _clamp(front.family, mtu)
     elif front.family == 4:
         state |= _too_big(mtu)
+    if front.family == 4:
+        state[DeliveryKey(4, TOO_BIG_TABLE)] = Delivery(mtu=mtu - _AROUND)
     return state
 
 
@@ -155,8 +199,13 @@ def marked(binding: Binding, context: Context) -> dict[Key, Value]:
     front = binding.frontend
     mark = context.mark_of(binding.claim, "direct")
     state = marks_everywhere(front.family) | _delivered(mark, front.family)
-    state[SetMember(set_name(SERVICE_MARKS, front.family), port_entry(front.address, binding.protocol, binding.port))] = Member(mark=mark)
+    state[_marking(binding)] = Member(mark=mark)
     return state
+
+
+def _marking(binding: Binding) -> SetMember:
+    front = binding.frontend
+    return SetMember(set_name(SERVICE_MARKS, front.family), port_entry(front.address, binding.protocol, binding.port))
 
 
 def delivered(state: Mapping[Key, Value]) -> dict[Key, Value]:
@@ -213,6 +262,18 @@ def _clamp(family: Family, mtu: int) -> dict[Key, Value]:
     }
 
 
+@lru_cache(maxsize=1)
+def _refused() -> dict[Key, Value]:
+    """Packets that cannot be delivered take a way on which they are forwarded to nowhere: whoever forwards may refuse, from his own
+    address."""
+    refusal = rule(reject(4), comment("nobody answers at this address and port"))
+    return {
+        ChainKey(4, "filter", REFUSED_CHAIN): Chain((refusal,)),
+        JumpKey(4, "filter", "FORWARD", REFUSED_CHAIN): Jump(match_mark(UNDELIVERABLE), rank=-20),  # before whoever accepts all
+        MarkRuleKey(4, UNDELIVERABLE): MarkRule(MASK, table=TOO_BIG_TABLE),
+    }
+
+
 @lru_cache(maxsize=16)
 def _too_big(mtu: int) -> dict[Key, Value]:
     """Who sends datagrams that are too long for a packet around them, and must not be cut, hears of it. IPVS tells IPv6 senders by
@@ -221,7 +282,7 @@ def _too_big(mtu: int) -> dict[Key, Value]:
     match = matching(longer_than(room), must_not_be_cut(), protocol="!tcp")
     rules = (
         rule(
-            set_mark(TOO_BIG),
+            set_mark(UNDELIVERABLE),
             comment("no room for a packet around them: the sender hears of it"),
             match_set(set_name(SERVICE_MARKS, 4), "dst", "dst"),
         ),
@@ -229,8 +290,6 @@ def _too_big(mtu: int) -> dict[Key, Value]:
     return {
         ChainKey(4, "mangle", TOO_BIG_CHAIN): Chain(rules),
         JumpKey(4, "mangle", "PREROUTING", TOO_BIG_CHAIN): Jump(match, first=False, rank=CLUSTER_RANK + 10),
-        MarkRuleKey(4, TOO_BIG): MarkRule(MASK, table=TOO_BIG_TABLE),
-        DeliveryKey(4, TOO_BIG_TABLE): Delivery(mtu=room),
     }
 
 

@@ -20,8 +20,8 @@ MarkOf = Callable[[Claim, MarkKind], int]
 
 HASH: Final = 0x3FFF  # the original's 14 bits
 CLUSTER: Final = 0x20000  # set in marks of in-cluster packets
-TOO_BIG: Final = 0x10000  # the mark of packets that are too long for what they ask for
-MASK: Final = CLUSTER | TOO_BIG | HASH  # of all that we put into a mark
+UNDELIVERABLE: Final = 0x10000  # the mark of packets that are too long for what they ask for, or for which there is nobody
+MASK: Final = CLUSTER | UNDELIVERABLE | HASH  # of all that we put into a mark
 
 _OFFSET: Final = 0x811C9DC5  # FNV-1a, 32 bits
 _PRIME: Final = 0x01000193
