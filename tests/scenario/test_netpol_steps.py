@@ -78,7 +78,7 @@ def policies_named(*names: str) -> st.SearchStrategy[list[NetworkPolicy]]:
 
 
 @given(clusters(), policies_named("stays"), policies_named("goes", "went"), policies_named("comes", "came"))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_while_policies_come_and_go_a_packet_meets_the_old_or_the_new_never_more_and_never_less(cluster, stay, go, come):
     cluster = cluster._replace(pods=tuple(pod for pod in cluster.pods if pod.node_name == "n1"))
     before, after = cluster._replace(policies=(*stay, *go)), cluster._replace(policies=(*stay, *come))
