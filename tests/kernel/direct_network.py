@@ -115,11 +115,12 @@ class Director:
             self.cache.put(value)
         return self.sync()
 
-    def forget(self, name: str) -> Outcome:
-        """A Service is gone, with its slices."""
-        self.cache.remove(Kind.SERVICE, Name("shop", name))
-        for family in (4, 6):
-            self.cache.remove(Kind.ENDPOINT_SLICE, Name("shop", f"{name}-{family}"))
+    def forget(self, *names: str) -> Outcome:
+        """Services are gone, with their slices."""
+        for name in names:
+            self.cache.remove(Kind.SERVICE, Name("shop", name))
+            for family in (4, 6):
+                self.cache.remove(Kind.ENDPOINT_SLICE, Name("shop", f"{name}-{family}"))
         return self.sync()
 
     def sync(self, audit: bool = False) -> Outcome:

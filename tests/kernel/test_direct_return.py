@@ -37,6 +37,16 @@ PMTUDISC_DO = 2
 ONE_MEGABYTE = 1 << 20
 
 
+def everything() -> list[Object]:
+    """All Services with their endpoints; what each is for is told by the tests that ask it."""
+    return [
+        *(service("a", 80), *slices("a", 80, "a", "b")),
+        *(service("b", 81), *slices("b", 8081, "b")),
+        *(service("c", 82, direct=False), *slices("c", 8082, "a", "b")),
+        *(service("d", 5201, protocol="UDP"), *slices("d", 5201, "a", "b", protocol="UDP")),
+    ]
+
+
 @pytest.fixture(scope="module")
 def network() -> Iterator[DirectNetwork]:
     made: list[Netns] = []
@@ -46,10 +56,7 @@ def network() -> Iterator[DirectNetwork]:
         return made[-1]
 
     with direct_network(make) as network:
-        network.feed(service("a", 80), *slices("a", 80, "a", "b"))
-        network.feed(service("b", 81), *slices("b", 8081, "b"))
-        network.feed(service("c", 82, direct=False), *slices("c", 8082, "a", "b"))
-        network.feed(service("d", 5201, protocol="UDP"), *slices("d", 5201, "a", "b", protocol="UDP"))
+        network.feed(*everything())
         yield network
     for namespace in made:
         namespace.close()
@@ -241,9 +248,7 @@ def test_u018_one_service_that_loses_its_endpoints_takes_nothing_from_the_others
 def test_what_stands_is_found_again_by_a_process_that_starts_and_nothing_is_written(network: DirectNetwork) -> None:
     director = network.nodes["node1"]
     director.start()
-    values: list[Object] = [service("a", 80), *slices("a", 80, "a", "b"), service("b", 81), *slices("b", 8081, "b")]
-    values += [service("d", 5201, protocol="UDP"), *slices("d", 5201, "a", "b", protocol="UDP")]
-    outcome = director.feed(*values, service("c", 82, direct=False), *slices("c", 8082, "a", "b"))
+    outcome = director.feed(*everything())
     assert outcome.written == 0
     assert director.sync(audit=True).drifted == 0
 
@@ -261,8 +266,7 @@ def test_a05_what_somebody_took_away_comes_back(network: DirectNetwork) -> None:
 def test_c_in_the_end_nothing_is_left_in_nodes_and_pods(network: DirectNetwork) -> None:
     """The last test of this file: node1 forgets its Services, node2's process is gone and a cleanup finds what it left."""
     node1, node2 = network.nodes.values()
-    for name in ("a", "b", "c", "d"):
-        node1.forget(name)
+    node1.forget("a", "b", "c", "d")
     node2.start()
     node2.cleanup()
     for director in network.nodes.values():
