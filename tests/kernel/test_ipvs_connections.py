@@ -144,6 +144,12 @@ def settle(what: Callable[[], bool], seconds: float = 3.0) -> bool:
     return what()
 
 
+def tracked(node: ServiceNode, protocol: str, asked: str) -> list[str]:
+    """What connection tracking knows of flows to an address."""
+    family = "ipv6" if ":" in asked else "ipv4"
+    return [line for line in node.run(f"conntrack -L -f {family} -p {protocol}").splitlines() if f"dst={asked} " in line]
+
+
 def entries(node: ServiceNode, protocol: str, backend: str) -> list[str]:
     """What connection tracking and IPVS know of connections to a backend."""
     family = "ipv6" if ":" in backend else "ipv4"
@@ -176,20 +182,26 @@ def test_u001_u002_a_sender_that_never_pauses_reaches_the_new_backend_and_nothin
     node.forget("dns")
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_b22_a_sender_from_before_there_was_a_service_or_a_backend_is_served_when_there_is(node: ServiceNode, family: int) -> None:
+def test_b22_a_sender_from_before_there_was_a_service_or_a_backend_is_served_when_there_is(
+    node: ServiceNode, family: int, at_once: bool
+) -> None:
     # Somewhere packets to a VIP go as long as it is not ours: a flow is tracked once its packet has left.
     sink, peer = {4: ("10.96.0.0/16", "10.0.0.9"), 6: ("fd00:96::/112", "fd00:1::9")}[family]
     node.run(f"ip -{family} route replace {sink} via {peer}")
     with client(node, family, socket.SOCK_DGRAM, (vip(54, family), 80)) as early:
-        with streaming(early, pause=0.0, patience=0.02) as answers:
-            assert settle(lambda: f"dst={vip(54, family)}" in node.run(f"conntrack -L -f {'ipv6' if family == 6 else 'ipv4'} -p udp"))
-            node.feed(service("late", 54, protocol="UDP"))
-            time.sleep(0.2)
+        with streaming(early, pause=0.0, patience=0.005) as answers:
+            assert settle(lambda: bool(tracked(node, "udp", vip(54, family))))
+            if not at_once:
+                node.feed(service("late", 54, protocol="UDP"))
+                time.sleep(0.2)
+            node.cache.put(service("late", 54, protocol="UDP"))
             node.feed(*slices("late", 5, protocol="UDP"))
             time.sleep(0.5)
         assert asked(early) == pod(5, family)
         assert pod(5, family) in answers
+        assert all(f"src={pod(5, family)} " in line for line in tracked(node, "udp", vip(54, family))), "and its flow runs through IPVS"
     node.forget("late")
 
 
