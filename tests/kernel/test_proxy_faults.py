@@ -25,7 +25,7 @@ from kube_router.model.state import Key
 from kube_router.model.state.netfilter import SetKey, SetMember
 from kube_router.plan.ownership import adopted_services
 from lab.kernel_netns import Netns
-from tests.engine import TARGETS, Event, Recorder, inline
+from tests.engine import TARGETS, Event, Recorder
 from tests.fakes import FakeTarget, World
 from tests.kernel.failing import WAYS, FailingCommands, Failure, Watched, over_netlink
 
@@ -110,7 +110,7 @@ class Rig:
             view=self.cache.view,
             targets=self._make(self.failure, self.removed),
             report=Recorder(),
-            call=inline,
+            call=asyncio.to_thread,  # pyroute2 has a loop of its own
         )
 
     def feed(self, *events: Event) -> None:
