@@ -40,10 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _settle_hypothesis() -> None:
     """Properties are judged by their answer, not by how busy the machine is. In CI each run tries the same examples: a
-    change is judged by what it changes; people's runs keep looking for new ones. (Inside the lab kernel the import is saved.)"""
+    change is judged by what it changes; people's runs keep looking for new ones, fewer at a time, for they are many. (Inside the
+    lab kernel the import is saved.)"""
     from hypothesis import settings
 
-    settings.register_profile("ours", deadline=None, derandomize=bool(os.environ.get("CI")))
+    in_ci = bool(os.environ.get("CI"))
+    settings.register_profile("ours", deadline=None, derandomize=in_ci, max_examples=100 if in_ci else 50)
     settings.load_profile("ours")
 
 

@@ -6,6 +6,9 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from kube_router.apply.gobgp.client import Client
 from kube_router.kit.errors import Busy
@@ -33,3 +36,17 @@ def test_closing_the_connection_ends_a_call_that_waits_for_a_speaker_which_hangs
         asking.join(timeout=5)
         accepted.close()
     assert [str(error).startswith("no gobgpd answers at unix://") for error in ended] == [True]
+
+
+def test_a_connection_that_another_thread_gave_up_is_no_answer_and_no_crash(tmp_path: Path) -> None:
+    """Between taking the connection and calling on it, a call of another thread may find nobody there and close it."""
+
+    class Overtaken(Client):
+        def _connection(self) -> tuple[Any, Any]:
+            grpc, channel = super()._connection()
+            self.close()
+            return grpc, channel
+
+    client = Overtaken(f"unix://{tmp_path}/nobody.sock", timeout=1.0)
+    with pytest.raises(Busy, match="given up"):
+        client.generation()

@@ -118,7 +118,7 @@ def test_an_entry_can_change_its_flag(target: SetTarget) -> None:
 
 
 def test_foreign_sets_are_neither_listed_nor_touched_while_their_owner_changes_them(target: SetTarget) -> None:
-    names = ["foreign-v4", "KUBE-SERVICES-X", "inet6:foreign", "kube-router-node-ips-not-ours", "TMP-PRBJ7ASFQM5DJR3Q"]
+    names = ["foreign-v4", "KUBE-SERVICES-X", "inet6:foreign", "kube-router-node-ips-not-ours", "TMP-SOMEBODYELSES000"]
     for name in names:
         ipset(f"create {name} hash:ip {'family inet6' if 'inet6' in name else ''} comment")
     log: list[str] = []

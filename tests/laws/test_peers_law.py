@@ -65,7 +65,7 @@ def from_nothing(generation: str, options: Options, objects: Iterable[Object]) -
 
 @pytest.mark.parametrize("generation", ["v3", "v4"])
 @pytest.mark.parametrize("options", [MESH, PER_NODE], ids=["full mesh", "AS by node"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(histories, st.frozensets(st.integers(0, 90), max_size=6), places, places, places, st.frozensets(st.integers(0, 9)))
 def test_sessions_end_up_as_accepted_annotations_say_whatever_happened_on_the_way(
     options: Options,
@@ -106,7 +106,7 @@ def test_sessions_end_up_as_accepted_annotations_say_whatever_happened_on_the_wa
 
 
 @pytest.mark.parametrize("generation", ["v3", "v4"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(annotations, annotations)
 def test_r25_a_session_begins_anew_only_when_something_of_itself_changes(
     generation: str, before: dict[str, str], after: dict[str, str]

@@ -124,6 +124,8 @@ class Client:
             return call(asked, timeout=self._timeout)
         except grpc.RpcError as error:
             fault = self._fault(error, channel)
+        except ValueError as error:  # what grpc says of a channel that is closed: another thread had no answer on it
+            fault = self._closed(error, channel)
         raise fault
 
     def _stream(self, method: str, fields: dict[str, Any], timeout: float | None) -> Iterator[Message]:
@@ -135,7 +137,10 @@ class Client:
             call = channel.unary_stream(
                 f"/{generation.service}/{method}", request_serializer=_bytes, response_deserializer=reply.FromString
             )
-            answers = call(request, timeout=timeout)
+            try:
+                answers = call(request, timeout=timeout)
+            except ValueError as error:
+                raise self._closed(error, channel) from None
             if timeout is None:
                 self._watches.add(answers)
         try:
@@ -172,6 +177,10 @@ class Client:
         if _NOT_STARTED in text:
             return Stale("BGP is not started in gobgpd: it has been restarted, or somebody stopped it")
         return Refused(text or code.name)
+
+    def _closed(self, error: ValueError, channel: Any) -> Exception:
+        with self._lock:
+            return error if self._channel is channel else Busy(f"no gobgpd answers at {self.target}: the connection was given up")
 
     def _drop(self, channel: Any) -> None:
         with self._lock:
