@@ -40,7 +40,6 @@ _ITEM: Final = "draining"
 _LAST: Final = ("\U0010ffff",)  # behind every Service, whose priority begins with its age
 _DRAINED: Final = frozenset({"TCP", "SCTP"})
 _MARKS: Final = (names.SERVICE_MARKS, names.CLUSTER_MARKS)
-_NUMBERS: Final = {name.upper(): number for number, name in names.PROTOCOLS.items()}
 
 # Connections of destinations, of those servers that are asked about; what is not in it is not known.
 Connections = Callable[[Collection[VirtualServerKey]], Mapping[DestinationKey, int]]
@@ -217,7 +216,7 @@ def _in_pod(backend: DestinationKey, claim: Claim) -> tuple[Key, ...]:
     """What a pod of this node needs to take in what a tunnel brings; others' pods have nothing of ours."""
     if not backend.server.mark:
         return ()
-    protocol = _NUMBERS[claim.protocol]
+    protocol = names.PROTOCOL_NUMBERS[claim.protocol]
     return (
         PodTunnelKey(backend.address),
         PodVipKey(backend.address, claim.address),

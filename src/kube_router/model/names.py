@@ -80,6 +80,7 @@ BGP_EXPORT: Final = "kube_router_export"
 BGP_IMPORT: Final = "kube_router_import"
 
 PROTOCOLS: Final = {6: "tcp", 17: "udp", 132: "sctp"}  # IP protocols of Services, as set entries spell them
+PROTOCOL_NUMBERS: Final = {name.upper(): number for number, name in PROTOCOLS.items()}  # as the API spells them
 
 
 def set_name(base: str, family: Family) -> str:

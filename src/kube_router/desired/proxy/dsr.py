@@ -43,13 +43,13 @@ from kube_router.desired import Note
 from kube_router.desired.proxy.context import Context
 from kube_router.desired.proxy.endpoints import is_here
 from kube_router.desired.proxy.frontends import Binding, FrontendKind
-from kube_router.desired.proxy.marked import CLUSTER_RANK, in_cluster, marks_everywhere
+from kube_router.desired.proxy.marked import CLUSTER_RANK, in_cluster, marks_everywhere, tells_apart
 from kube_router.desired.proxy.marks import MASK, UNDELIVERABLE
 from kube_router.kit.net import Family, family_of
 from kube_router.model.names import (
     BRIDGE,
     CLAMP_CHAIN,
-    PROTOCOLS,
+    PROTOCOL_NUMBERS,
     REFUSED_CHAIN,
     SERVICE_MARKS,
     TOO_BIG_CHAIN,
@@ -78,7 +78,6 @@ from kube_router.model.state.netfilter import Chain, ChainKey, Jump, JumpKey, Me
 OUTSIDE: Final[frozenset[FrontendKind]] = frozenset({"external", "loadbalancer"})
 
 _TUNNEL: Final = Destination(forward=2)  # IP_VS_CONN_F_TUNNEL
-_NUMBERS: Final = {name.upper(): number for number, name in PROTOCOLS.items()}
 _RULE: Final = MarkRule(MASK)
 _SLOPPY: Final = SysctlKey("net/ipv4/vs/sloppy_tcp")  # IPVS takes in connections whose beginning it did not see
 # Headers of IP and TCP without options, and the packet around them (RFC 9293 3.7.1: MSS is without options).
@@ -230,7 +229,7 @@ def backing(bindings: Sequence[Binding], address: str, planned: Plan | None, con
         state[PodVipKey(address, front.address)] = PodVip()
         for backend in {*binding.everyone, *binding.here}:
             if backend[0] == address and backend[1] != binding.port:
-                state[PodPortKey(address, front.address, _NUMBERS[binding.protocol], binding.port)] = PodPort(backend[1])
+                state[PodPortKey(address, front.address, PROTOCOL_NUMBERS[binding.protocol], binding.port)] = PodPort(backend[1])
         for server, chosen in _servers(binding, context).items():
             state |= {DestinationKey(server, *backend): _TUNNEL for backend in chosen if backend[0] == address}
     return state
@@ -240,7 +239,7 @@ def _servers(binding: Binding, context: Context) -> dict[VirtualServerKey, list[
     """Services by mark with all their backends: for everybody, and under policy Local for clients inside the cluster."""
     family = binding.frontend.family
     servers = {VirtualServerKey("", 0, 0, context.mark_of(binding.claim, "direct"), family): binding.chosen}
-    if any(isinstance(key, VirtualServerKey) for key in in_cluster(binding, context.mark_of)):
+    if tells_apart(binding):
         servers[VirtualServerKey("", 0, 0, context.mark_of(binding.claim, "cluster"), family)] = binding.everyone
     return servers
 

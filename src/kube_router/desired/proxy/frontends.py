@@ -30,7 +30,6 @@ from kube_router.model.state.ipvs import VirtualServer, VirtualServerKey
 FrontendKind = Literal["cluster", "external", "loadbalancer", "nodeport"]
 
 _KINDS: Final[dict[FrontendKind, str]] = {"external": EXTERNAL, "loadbalancer": LOAD_BALANCER}
-_NUMBERS: Final = {name.upper(): number for number, name in names.PROTOCOLS.items()}
 
 
 class Frontend(NamedTuple):
@@ -71,7 +70,7 @@ class Binding(NamedTuple):
 
 def server_at(frontend: Frontend, protocol: str, port: int) -> VirtualServerKey:
     """The IPVS service by address of a port at a frontend."""
-    return VirtualServerKey(frontend.address, _NUMBERS[protocol], port, 0, frontend.family)
+    return VirtualServerKey(frontend.address, names.PROTOCOL_NUMBERS[protocol], port, 0, frontend.family)
 
 
 def frontends(service: Service, context: Context, notes: list[Note]) -> list[Frontend]:

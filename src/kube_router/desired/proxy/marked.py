@@ -42,7 +42,7 @@ def in_cluster(binding: Binding, mark_of: MarkOf) -> dict[Key, Value]:
     It stands even while both services have the same backends: were it to go then, the connections through it would be cut.
     """
     front = binding.frontend
-    if front.policy != "Local" or front.kind == "cluster":
+    if not tells_apart(binding):
         return {}
     mark = mark_of(binding.claim, "cluster")
     server = VirtualServerKey("", 0, 0, mark, front.family)
@@ -53,6 +53,11 @@ def in_cluster(binding: Binding, mark_of: MarkOf) -> dict[Key, Value]:
     entry = port_entry(front.address, binding.protocol, binding.port)
     state[SetMember(set_name(CLUSTER_MARKS, front.family), entry)] = Member(mark=mark)
     return state
+
+
+def tells_apart(binding: Binding) -> bool:
+    """Whether the traffic policy has other backends for clients inside the cluster than for those outside."""
+    return binding.frontend.policy == "Local" and binding.frontend.kind != "cluster"
 
 
 def marks_everywhere(family: Family) -> dict[Key, Value]:
