@@ -118,6 +118,13 @@ class Node:
     def sync(self, audit: Iterable[type[Key]] = ()) -> Outcome:
         return asyncio.run(self.cycle.sync(audit))
 
+    def begin(self, *events: Event) -> None:
+        """Settle over these; what was written until then is not counted."""
+        for event in events:
+            self.feed(event)
+        self.settle()
+        self.world.writes.clear()
+
     def settle(self, tries: int = 40) -> Outcome:
         """Passes until one is good and writes nothing."""
         for _ in range(tries):
@@ -125,6 +132,15 @@ class Node:
             if outcome.good and not outcome.written:
                 return outcome
         raise AssertionError(f"not settled after {tries} passes: {outcome}")
+
+
+def after(node: Node, *events: Event) -> list[Change]:
+    """What one good pass writes after these events."""
+    node.world.writes.clear()
+    for event in events:
+        node.feed(event)
+    assert node.sync().good
+    return list(node.world.writes)
 
 
 def _seen_by_targets(key: Key) -> bool:

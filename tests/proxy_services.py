@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from kube_router.cache.cache import Cache
@@ -29,6 +30,9 @@ from kube_router.model.state import Key, Value
 from kube_router.model.state.ipvs import DestinationKey, VirtualServer, VirtualServerKey
 from kube_router.model.state.links import AddressKey
 from kube_router.model.state.netfilter import SetMember
+from tests.engine import Event
+from tests.engine import Node as LabNode
+from tests.fakes import World
 
 
 class Facts(NamedTuple):
@@ -179,3 +183,10 @@ def binding(
     front = Frontend(kind, addresses[kind], facts.family, of.external_policy)
     server = VirtualServerKey(front.address, {"TCP": 6, "UDP": 17, "SCTP": 132}[protocol], 80, 0, facts.family)
     return Binding(of, front, protocol, 80, server, VirtualServer(), list(everyone), list(here))
+
+
+def a_node(*objects: Event, world: World | None = None, **flags: Any) -> LabNode:
+    """node1 with its proxy, settled over node2, its links and these objects; what that wrote is not counted."""
+    node = LabNode(lambda: ProxyController(replace(OPTIONS, **flags), kernel=(6, 1)), world)
+    node.begin(NODE1, NODE2, *LINKS, *objects)
+    return node

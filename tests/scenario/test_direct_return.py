@@ -59,10 +59,7 @@ def a_node(*objects: Event, world: World | None = None) -> LabNode:
         return found_marks(held.state, held.state)
 
     node = LabNode(lambda: ProxyController(OPTIONS, kernel=(6, 1), marks=MarkBook(look)), held)
-    for value in (NODE1, UPLINK, *objects):
-        node.feed(value)
-    node.settle()
-    node.world.writes.clear()
+    node.begin(NODE1, UPLINK, *objects)
     return node
 
 

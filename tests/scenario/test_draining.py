@@ -21,7 +21,7 @@ from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualSer
 from kube_router.model.state.links import AddressKey
 from kube_router.model.state.netfilter import Member, SetMember
 from kube_router.plan.ledger import Ledger
-from tests.engine import Event, from_nothing, objects_of
+from tests.engine import Event, after, from_nothing, objects_of
 from tests.engine import Node as LabNode
 from tests.fakes import World
 
@@ -78,19 +78,8 @@ def backend(address: str, of: VirtualServerKey | None = None) -> DestinationKey:
 
 def a_node(kernel: Kernel, *objects: Event, world: World | None = None) -> LabNode:
     node = LabNode(controller, world, keeper=kernel.keeper)
-    for value in (NODE1, UPLINK, *objects):
-        node.feed(value)
-    node.settle()
-    node.world.writes.clear()
+    node.begin(NODE1, UPLINK, *objects)
     return node
-
-
-def after(node: LabNode, *events: Event) -> list[Change]:
-    node.world.writes.clear()
-    for event in events:
-        node.feed(event)
-    assert node.sync().good
-    return list(node.world.writes)
 
 
 def later(node: LabNode, kernel: Kernel, seconds: float) -> list[Change]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from kube_router.control.absent import Absent
@@ -27,33 +25,15 @@ from kube_router.model.state.netfilter import (
     SetSpec,
 )
 from kube_router.plan.ownership import PROXY, ROUTING
-from tests.engine import Event
 from tests.engine import Node as LabNode
+from tests.engine import after
 from tests.fakes import World
-from tests.proxy_services import BOTH, LINKS, NODE1, NODE2, OPTIONS, everywhere_reachable, on, piece, service
+from tests.proxy_services import BOTH, LINKS, NODE1, NODE2, OPTIONS, a_node, everywhere_reachable, on, piece, service
 
 HAIRPIN = {"kube-router.io/service.hairpin": ""}
 HERE = piece(*(on("node1", one.here) for one in BOTH), name="here")
 THERE = piece(*(on("node2", one.there) for one in BOTH), name="there")
 FILTERED = "KUBE-ROUTER-SOURCES", "KUBE-ROUTER-CLUSTER-MARKS", "KUBE-ROUTER-HAIRPIN"
-
-
-def a_node(*objects: Object, world: World | None = None, **flags: object) -> LabNode:
-    node = LabNode(lambda: ProxyController(replace(OPTIONS, **flags), kernel=(6, 1)), world)
-    for value in (NODE1, NODE2, *LINKS, *objects):
-        node.feed(value)
-    node.settle()
-    node.world.writes.clear()
-    return node
-
-
-def after(node: LabNode, *events: Event) -> list[Change]:
-    """The writes that these events cause."""
-    node.world.writes.clear()
-    for event in events:
-        node.feed(event)
-    assert node.sync().good
-    return list(node.world.writes)
 
 
 def rules_in(changes: list[Change]) -> list[Key]:

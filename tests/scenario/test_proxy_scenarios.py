@@ -14,7 +14,7 @@ from kube_router.model.state import Change, Key, State
 from kube_router.model.state.ipvs import Destination, DestinationKey, VirtualServer, VirtualServerKey
 from kube_router.model.state.links import Address, AddressKey
 from kube_router.model.state.netfilter import ChainKey, JumpKey, Member, SetKey, SetMember, SetSpec
-from tests.engine import Event, assert_law
+from tests.engine import Event, after, assert_law
 from tests.engine import Node as LabNode
 from tests.fakes import World
 
@@ -47,20 +47,8 @@ def server(ip: str, port: int = 80) -> VirtualServerKey:
 
 def a_node(*objects: Event, world: World | None = None) -> LabNode:
     node = LabNode(controller, world)
-    for value in (NODE1, UPLINK, LO, *objects):
-        node.feed(value)
-    node.settle()
-    node.world.writes.clear()
+    node.begin(NODE1, UPLINK, LO, *objects)
     return node
-
-
-def after(node: LabNode, *events: Event) -> list[Change]:
-    """The writes that these events cause."""
-    node.world.writes.clear()
-    for event in events:
-        node.feed(event)
-    assert node.sync().good
-    return list(node.world.writes)
 
 
 def kinds(writes: Sequence[Change]) -> list[str]:

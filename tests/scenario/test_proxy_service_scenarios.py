@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
 
@@ -16,7 +15,7 @@ from kube_router.model.state.ipvs import DestinationKey, VirtualServerKey
 from kube_router.model.state.links import AddressKey
 from kube_router.model.state.listeners import HealthPort, HealthPortKey
 from kube_router.model.state.netfilter import SetMember
-from tests.engine import Event
+from tests.engine import Event, after
 from tests.engine import Node as LabNode
 from tests.proxy_services import (
     BOTH,
@@ -28,6 +27,7 @@ from tests.proxy_services import (
     OPTIONS,
     WEB,
     Facts,
+    a_node,
     by_server,
     dummy_addresses,
     entries,
@@ -42,24 +42,6 @@ from tests.proxy_services import (
 OTHER = Name("shop", "other")
 of_each_family = pytest.mark.parametrize("facts", BOTH, ids=["ipv4", "ipv6"])
 PODS = piece(*(on("node1", one.here) for one in BOTH)), piece(*(on("node2", one.there) for one in BOTH), name="web-2")
-
-
-def a_node(*objects: Event, **flags: object) -> LabNode:
-    node = LabNode(lambda: ProxyController(replace(OPTIONS, **flags), kernel=(6, 1)))
-    for value in (NODE1, NODE2, *LINKS, *objects):
-        node.feed(value)
-    node.settle()
-    node.world.writes.clear()
-    return node
-
-
-def after(node: LabNode, *events: Event) -> list[Change]:
-    """The writes that these events cause."""
-    node.world.writes.clear()
-    for event in events:
-        node.feed(event)
-    assert node.sync().good
-    return list(node.world.writes)
 
 
 def about(changes: Iterable[Change], address: str) -> list[Key]:
